@@ -1,0 +1,190 @@
+//! The checked configuration. A `Config` that exists obeys every rule.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::names::{AgentId, Level, UidBlock};
+
+/// Everything the operator decided, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// What flock may assume of this host.
+    pub host: HostConfig,
+    /// The message bus.
+    pub bus: BusConfig,
+    /// Every configured agent.
+    pub agents: BTreeMap<AgentId, AgentConfig>,
+}
+
+/// What flock may assume of this host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HostConfig {
+    /// The user ids that are flock's.
+    pub uid_block: UidBlock,
+    /// Run although this host has no controller for a limit (it is named in `status`).
+    pub allow_unenforced_limits: bool,
+}
+
+/// The message bus.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BusConfig {
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    /// The nats-server program.
+    pub server: PathBuf,
+    /// When JetStream flushes to disk: every write, or at this interval.
+    pub sync: Sync,
+}
+
+/// When JetStream flushes to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Sync {
+    /// A task that was acknowledged survives a power cut.
+    Always,
+    /// Up to this much of acknowledged work can be lost in a power cut.
+    Every(Duration),
+}
+
+/// One agent, defaults merged in.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AgentConfig {
+    /// How strong the boundary is.
+    pub level: Level,
+    /// The program and its arguments; the program is an absolute path.
+    pub command: Vec<String>,
+    /// Whether the command runs once per task or is a bus client itself.
+    pub mode: Mode,
+    /// How tasks run in [`Mode::Task`].
+    pub task: TaskConfig,
+    /// Variables that are no secret (every local user can read them).
+    pub environment: BTreeMap<String, String>,
+    /// Files of variables, read by PID 1 as root.
+    pub environment_files: Vec<PathBuf>,
+    /// Files that the agent finds, readable by it alone, under `/etc/secrets/<name>`.
+    pub secret_files: BTreeMap<String, PathBuf>,
+    /// What the agent may use up.
+    pub limits: Limits,
+    /// What happens when it ends.
+    pub restart: Restart,
+    /// Where it may connect to.
+    pub egress: Egress,
+    /// Whether it may write `/shared/common`.
+    pub common: Access,
+    /// Further host paths it may read.
+    pub read_only_paths: Vec<PathBuf>,
+    /// Further host paths it may write.
+    pub read_write_paths: Vec<PathBuf>,
+    /// Loosened defaults.
+    pub needs: Vec<Need>,
+}
+
+/// How an agent's command is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Once per task, by `flock-agent`: task text on standard input, result from standard output.
+    Task,
+    /// Once, for ever: the command talks to the bus itself.
+    Service,
+}
+
+/// Bounds of one task.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TaskConfig {
+    /// The longest a task may run.
+    pub timeout: Duration,
+    /// The largest result in bytes; more is cut and marked.
+    pub output_limit: u64,
+    /// How many run at once.
+    pub parallel: u32,
+}
+
+/// What an agent may use up.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// CPU time per second, in microseconds: half a core is 500,000.
+    pub cpu_usec_per_sec: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of swap.
+    pub swap: u64,
+    /// Processes and threads together.
+    pub tasks: u64,
+    /// 1 to 10,000; 100 is the system's default.
+    pub io_weight: u64,
+    /// Open files per process.
+    pub open_files: u64,
+    /// The longest it may run; none means for ever.
+    pub runtime: Option<Duration>,
+    /// Bytes of `/tmp`, `/var/tmp` and `/dev/shm`, each; they count as memory too.
+    pub tmp: u64,
+}
+
+/// What happens when an agent ends.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Restart {
+    /// When it is started again.
+    pub policy: RestartPolicy,
+    /// The first pause.
+    pub delay: Duration,
+    /// The longest pause.
+    pub max_delay: Duration,
+    /// How many starts within `window` until it stays failed.
+    pub attempts: u32,
+    /// The window of `attempts`.
+    pub window: Duration,
+}
+
+/// When an agent is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    Never,
+    /// When it ends with a failure.
+    OnFailure,
+    /// Whenever it ends.
+    Always,
+}
+
+/// Where an agent may connect to, besides the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Egress {
+    /// Nothing but the bus.
+    Bus,
+    /// The bus and these.
+    Hosts(Vec<HostPort>),
+    /// Anything. A warning at every start.
+    Unrestricted,
+}
+
+/// A host (a name or an address) and a TCP port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct HostPort {
+    /// A DNS name in lower case, or an IP address.
+    pub host: String,
+    /// A TCP port.
+    pub port: u16,
+}
+
+/// Whether a path may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Reading only.
+    ReadOnly,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// A need of the agent's runtime that loosens a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// Memory that is writable and executable: Node.js, Java and other just-in-time compilers.
+    Jit,
+}

@@ -1,0 +1,16 @@
+//! flock runs many AI agents on one Linux server, each behind a boundary that is measured.
+//!
+//! The module list is the map, in the order in which data flows:
+//! text → [`config`] → `Config` → [`plan`] → `Plan` → [`host`] and [`bus`] → the machine.
+
+/// Names that are checked once and then trusted: agent ids, levels, unit names, paths on disk.
+pub mod names;
+/// Small helpers for text that people read: sizes, durations, terminal-safe strings.
+pub mod text;
+
+/// Text to `Config`: the TOML as written, the rules, and messages that cite the line.
+pub mod config;
+/// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.
+pub mod host;
+/// `Config` to `Plan`: pure data that says everything flock will do for an agent.
+pub mod plan;

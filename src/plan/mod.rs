@@ -1,0 +1,126 @@
+//! `Config` to `Plan`: pure data, no input or output, no clock.
+//!
+//! A Plan is all that anyone below may know of an agent. `flockctl plan` prints it, golden files
+//! pin it, the host carries it out and checks the machine against it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::config::{Access, AgentConfig, Config, Egress, Need};
+use crate::names::{AgentId, Level, WORKSPACE_USER};
+
+/// What each rung of the ladder adds to the one below it.
+mod level0;
+mod level1;
+/// A systemd unit property as data, and the systemd that knows it.
+pub mod property;
+/// What the agent's root directory contains.
+mod root;
+
+pub use property::{Property, Value};
+pub use root::{RootPlan, SecretFile};
+
+/// Everything flock will do for one agent.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Whose plan this is.
+    pub agent: AgentId,
+    /// How strong the boundary is.
+    pub level: Level,
+    /// The Unix user that its processes run as.
+    pub user: UserPlan,
+    /// Its part of the shared tree.
+    pub tree: TreePlan,
+    /// Its view of the file system.
+    pub root: RootPlan,
+    /// Where it may connect to, besides the bus.
+    pub egress: Egress,
+    /// The port of the bus on 127.0.0.1.
+    pub bus_port: u16,
+    /// The transient unit.
+    pub unit: UnitPlan,
+    /// What the configuration loosens, one line each for people.
+    pub loosened: Vec<String>,
+}
+
+/// A Unix user. The group has the same name and number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UserPlan {
+    /// The name in passwd.
+    pub name: String,
+    /// The number, from flock's block.
+    pub uid: u32,
+}
+
+/// An agent's part of the shared tree, on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TreePlan {
+    /// Owned by root; the agent's user has an ACL entry.
+    pub workspace: PathBuf,
+    /// What the agent may do in `common`.
+    pub common: Access,
+}
+
+/// The transient unit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UnitPlan {
+    /// `flock-agent@<id>.service`.
+    pub name: String,
+    /// `flock-agents-<id>.slice`, the agent's own.
+    pub slice: String,
+    /// Sent in this order.
+    pub properties: Vec<Property>,
+}
+
+/// User ids that were given out; the ledger on disk is `host::users`'.
+pub type Uids = BTreeMap<AgentId, u32>;
+
+/// Compiles one agent's plan. Without an entry in `uids` the agent has not been applied: `None`.
+#[must_use]
+pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
+    let agent = config.agents.get(id)?;
+    let user = match agent.level {
+        Level::Workspace => {
+            UserPlan { name: WORKSPACE_USER.to_owned(), uid: config.host.uid_block.first }
+        }
+        Level::Process => UserPlan { name: id.user_name(), uid: *uids.get(id)? },
+    };
+    let root = root::plan(id, agent, &user);
+    let mut properties = level0::properties(config, id, agent, &user, &root);
+    if agent.level >= Level::Process {
+        properties.extend(level1::properties(agent));
+    }
+    Some(Plan {
+        agent: id.clone(),
+        level: agent.level,
+        tree: TreePlan { workspace: id.workspace(), common: agent.common },
+        egress: agent.egress.clone(),
+        bus_port: config.bus.port,
+        unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
+        loosened: loosened(config, agent),
+        user,
+        root,
+    })
+}
+
+/// What the operator loosened against the defaults of the level, in plain words.
+fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
+    let mut lines = Vec::new();
+    if agent.egress == Egress::Unrestricted {
+        lines.push("egress is unrestricted: it may connect to anything".to_owned());
+    }
+    for need in &agent.needs {
+        match need {
+            Need::Jit => lines.push("jit: memory may be writable and executable".to_owned()),
+        }
+    }
+    for path in &agent.read_write_paths {
+        lines.push(format!("it may write {} on the host", path.display()));
+    }
+    if config.host.allow_unenforced_limits {
+        lines.push("limits that this host cannot enforce are allowed to be missing".to_owned());
+    }
+    lines
+}

@@ -8,6 +8,8 @@ pub mod names;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
 
+/// `flockctl`: one file per verb.
+pub mod cli;
 /// Text to `Config`: the TOML as written, the rules, and messages that cite the line.
 pub mod config;
 /// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.

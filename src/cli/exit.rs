@@ -1,0 +1,42 @@
+//! Documented exit codes, and the error that carries one.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Why a command ended, and its exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit status of flockctl.
+    pub code: u8,
+    /// What is printed after `flockctl: `; may have several lines.
+    pub message: String,
+}
+
+impl Failure {
+    /// 1: the command was understood and could not be carried out.
+    pub fn failed(cause: impl Display) -> Self {
+        Self { code: 1, message: cause.to_string() }
+    }
+
+    /// 2: the command line is wrong.
+    pub fn usage(cause: impl Display) -> Self {
+        Self { code: 2, message: cause.to_string() }
+    }
+
+    /// 3: the configuration is not valid; the message cites every fault.
+    pub fn config(cause: impl Display) -> Self {
+        Self { code: 3, message: cause.to_string() }
+    }
+
+    /// 4: this needs root, or the group `flock`.
+    pub fn permission(cause: impl Display) -> Self {
+        Self { code: 4, message: cause.to_string() }
+    }
+
+    /// Prints the message to standard error and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        eprintln!("flockctl: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}

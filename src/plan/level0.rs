@@ -1,14 +1,248 @@
-//! Level 0.
-use crate::config::{AgentConfig, Config};
-use crate::names::AgentId;
-use crate::plan::{Property, RootPlan, UserPlan};
+//! Level 0, the workspace: own directory, own view of the file system, limits, egress, lifecycle.
+//!
+//! Every level stands on this one. On its own it is no boundary: agents of level 0 share a user.
 
+use std::time::Duration;
+
+use crate::config::{Access, AgentConfig, Egress, Mode, RestartPolicy};
+use crate::names::{AgentId, LIB_DIR, Level};
+use crate::plan::root::Bind;
+use crate::plan::{Property, RootPlan, UserPlan, Value};
+
+/// `infinity` for systemd.
+const NO_LIMIT: u64 = u64::MAX;
+/// The mount flag of `BindPaths=`, with submounts.
+const MS_REC: u64 = 16_384;
+/// `AF_INET` and `AF_INET6` in `IPAddress…=`.
+const FAMILY: (i32, i32) = (2, 10);
+
+/// Everything about the transient unit that holds at every level.
 pub(super) fn properties(
-    _: &Config,
-    _: &AgentId,
-    _: &AgentConfig,
-    _: &UserPlan,
-    _: &RootPlan,
+    id: &AgentId,
+    agent: &AgentConfig,
+    user: &UserPlan,
+    root: &RootPlan,
 ) -> Vec<Property> {
-    Vec::new()
+    let mut all = lifecycle(id, agent);
+    all.extend(restart(agent));
+    all.extend(command(id, agent));
+    all.extend(identity(user));
+    all.extend(view(agent, root));
+    all.extend(limits(agent));
+    all.extend(egress(agent));
+    all.extend(log(id));
+    all
+}
+
+/// Where the unit stands among the others, and how it ends.
+fn lifecycle(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
+    vec![
+        Property::new("Description", format!("flock agent {id} (level {})", agent.level.number())),
+        Property::new("Slice", id.slice()),
+        // The handle never names this unit: a reference from it would pin the name after a stop.
+        Property::new("StopPropagatedFrom", vec![id.handle_unit()]),
+        Property::new("After", ["flock-net.service", "flock-bus.service"]),
+        // A failed unit stays loaded, so that its exit status can be read until the next launch.
+        Property::new("CollectMode", "inactive"),
+        Property::new("Type", "exec"),
+        // The same for a clean exit, unless it is started again anyway.
+        Property::new("RemainAfterExit", agent.restart.policy != RestartPolicy::Always),
+        Property::new("NotifyAccess", "none"),
+        Property::new("KillMode", "control-group"),
+        Property::new("TimeoutStopUSec", usec(Duration::from_secs(20))),
+        Property::new("RuntimeMaxUSec", agent.limits.runtime.map_or(NO_LIMIT, usec)),
+    ]
+}
+
+/// Restarts are PID 1's: they go on while flockd is down.
+fn restart(agent: &AgentConfig) -> Vec<Property> {
+    let policy = match agent.restart.policy {
+        RestartPolicy::Never => "no",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Always => "always",
+    };
+    vec![
+        Property::new("Restart", policy),
+        Property::new("RestartUSec", usec(agent.restart.delay)),
+        // Before 254 the pause does not grow.
+        Property::since(254, "RestartMode", "direct"),
+        Property::since(254, "RestartSteps", 5u32),
+        Property::since(254, "RestartMaxDelayUSec", usec(agent.restart.max_delay)),
+        Property::new("StartLimitIntervalUSec", usec(agent.restart.window)),
+        Property::new("StartLimitBurst", agent.restart.attempts),
+    ]
+}
+
+/// What runs, with which variables. Nothing secret: every local user can read a unit's properties.
+fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
+    let argv = match agent.mode {
+        Mode::Service => agent.command.clone(),
+        Mode::Task => {
+            [format!("{LIB_DIR}/flock-agent")].into_iter().chain(agent.command.clone()).collect()
+        }
+    };
+    let home = format!("/shared/agents/{id}");
+    let mut environment = vec![
+        format!("AGENT_ID={id}"),
+        "SHARED_DIR=/shared".to_owned(),
+        format!("HOME={home}"),
+        "LANG=C.UTF-8".to_owned(),
+    ];
+    if agent.mode == Mode::Task {
+        environment.push(format!("FLOCK_TASK_TIMEOUT={}", agent.task.timeout.as_secs()));
+        environment.push(format!("FLOCK_TASK_OUTPUT_LIMIT={}", agent.task.output_limit));
+        environment.push(format!("FLOCK_TASK_PARALLEL={}", agent.task.parallel));
+    }
+    environment.extend(agent.environment.iter().map(|(name, value)| format!("{name}={value}")));
+    // The identity comes last, so that no other file can put another one in its place.
+    let mut files: Vec<_> = agent.environment_files.iter().map(|p| text(p)).collect();
+    files.push(text(&id.identity_file()));
+    vec![
+        Property::new(
+            "ExecStartEx",
+            Value::Exec(vec![(argv[0].clone(), argv, vec!["no-env-expand".into()])]),
+        ),
+        Property::new("WorkingDirectory", home),
+        Property::new("Environment", environment),
+        Property::new(
+            "EnvironmentFiles",
+            Value::Files(files.into_iter().map(|f| (f, false)).collect()),
+        ),
+    ]
+}
+
+fn identity(user: &UserPlan) -> Vec<Property> {
+    vec![
+        Property::new("User", user.name.clone()),
+        Property::new("Group", user.name.clone()),
+        Property::new("NoNewPrivileges", true),
+        Property::new("UMask", 0o077u32),
+        Property::new("RemoveIPC", true),
+    ]
+}
+
+/// The agent's file system: its own skeleton as `/`, and what is bound into it.
+///
+/// No socket of the host is in it: `/run` is empty. `ProtectSystem=strict` stands at level 1.
+fn view(agent: &AgentConfig, root: &RootPlan) -> Vec<Property> {
+    let of = |access| {
+        let wanted = move |bind: &&Bind| bind.access == access;
+        let form = |b: &Bind| (text(&b.source), text(&b.target), b.optional, MS_REC);
+        Value::Binds(root.binds.iter().filter(wanted).map(form).collect())
+    };
+    let scratch = format!("mode=1777,nosuid,nodev,size={},nr_inodes=16k", agent.limits.tmp);
+    let tmpfs = |path: &str, options: &str| (path.to_owned(), options.to_owned());
+    vec![
+        Property::new("RootDirectory", text(&root.dir)),
+        Property::new("MountAPIVFS", true),
+        Property::new("BindReadOnlyPaths", of(Access::ReadOnly)),
+        Property::new("BindPaths", of(Access::ReadWrite)),
+        Property::new(
+            "TemporaryFileSystem",
+            Value::Pairs(vec![
+                tmpfs("/shared", "ro,mode=0755,nosuid,nodev,size=64k"),
+                tmpfs("/tmp", &scratch),
+                tmpfs("/var/tmp", &scratch),
+                tmpfs("/dev/shm", &format!("{scratch},noexec")),
+            ]),
+        ),
+    ]
+}
+
+fn limits(agent: &AgentConfig) -> Vec<Property> {
+    let limits = &agent.limits;
+    let memory_policy = match agent.mode {
+        // One task that runs out of memory fails alone; flock-agent reports it and lives on.
+        Mode::Task => "continue",
+        Mode::Service => "stop",
+    };
+    vec![
+        Property::new("CPUAccounting", true),
+        Property::new("CPUQuotaPerSecUSec", limits.cpu_usec_per_sec),
+        Property::new("MemoryAccounting", true),
+        Property::new("MemoryMax", limits.memory),
+        Property::new("MemorySwapMax", limits.swap),
+        Property::new("TasksAccounting", true),
+        Property::new("TasksMax", limits.tasks),
+        Property::new("IOAccounting", true),
+        Property::new("IOWeight", limits.io_weight),
+        Property::new("LimitNOFILE", limits.open_files),
+        Property::new("LimitCORE", 0u64),
+        Property::new("OOMPolicy", memory_policy),
+        // Under pressure the kernel takes an agent before the bus, flockd or a login.
+        Property::new("OOMScoreAdjust", 500i32),
+    ]
+}
+
+/// The second wall behind the nftables table, and the ways around both closed: other socket
+/// families (`AF_VSOCK` reaches the hypervisor), and io_uring, which opens sockets past seccomp.
+fn egress(agent: &AgentConfig) -> Vec<Property> {
+    let mut all = vec![
+        Property::new("RestrictAddressFamilies", Value::List(true, families(agent))),
+        Property::new("SystemCallArchitectures", ["native"]),
+        Property::new("SystemCallErrorNumber", 1i32),
+        Property::new("IPAccounting", true),
+    ];
+    all.extend(syscall_filter(agent.level));
+    if agent.egress != Egress::Unrestricted {
+        let any = vec![(FAMILY.0, vec![0; 4], 0), (FAMILY.1, vec![0; 16], 0)];
+        all.push(Property::new("IPAddressDeny", Value::Addresses(any)));
+        all.push(Property::new(
+            "IPAddressAllow",
+            Value::Addresses(vec![(FAMILY.0, vec![127, 0, 0, 1], 32)]),
+        ));
+    }
+    all
+}
+
+/// The first list sets the meaning of those after it, so both levels are written here.
+fn syscall_filter(level: Level) -> Vec<Property> {
+    let list = |allow, calls: &[&str]| {
+        let calls = calls.iter().map(|&c| c.to_owned()).collect();
+        Property::new("SystemCallFilter", Value::List(allow, calls))
+    };
+    let around_the_fence = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
+    match level {
+        Level::Workspace => vec![list(false, &around_the_fence)],
+        Level::Process => vec![
+            list(true, &["@system-service"]),
+            list(
+                false,
+                &[&around_the_fence[..], &["userfaultfd", "@keyring", "@privileged"]].concat(),
+            ),
+        ],
+    }
+}
+
+fn families(agent: &AgentConfig) -> Vec<String> {
+    let mut families = vec!["AF_UNIX", "AF_INET"];
+    if agent.egress != Egress::Bus {
+        families.push("AF_INET6");
+    }
+    if agent.egress == Egress::Unrestricted {
+        // getaddrinfo(3) asks for the interfaces before it asks a name server.
+        families.push("AF_NETLINK");
+    }
+    families.into_iter().map(str::to_owned).collect()
+}
+
+fn log(id: &AgentId) -> Vec<Property> {
+    vec![
+        Property::new("StandardInput", "null"),
+        Property::new("StandardOutput", "journal"),
+        Property::new("StandardError", "journal"),
+        Property::new("SyslogIdentifier", format!("flock-{id}")),
+        Property::new("LogExtraFields", Value::Fields(vec![format!("FLOCK_AGENT={id}")])),
+        Property::new("LogRateLimitIntervalUSec", usec(Duration::from_secs(30))),
+        Property::new("LogRateLimitBurst", 10_000u32),
+    ]
+}
+
+fn usec(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(NO_LIMIT)
+}
+
+/// Paths are checked to be plain text when the configuration is read.
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
 }

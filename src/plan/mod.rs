@@ -88,7 +88,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         Level::Process => UserPlan { name: id.user_name(), uid: *uids.get(id)? },
     };
     let root = root::plan(id, agent, &user);
-    let mut properties = level0::properties(config, id, agent, &user, &root);
+    let mut properties = level0::properties(id, agent, &user, &root);
     if agent.level >= Level::Process {
         properties.extend(level1::properties(agent));
     }

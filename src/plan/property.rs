@@ -11,6 +11,8 @@ pub struct Property {
     pub value: Value,
     /// The first systemd whose StartTransientUnit takes it.
     pub since: u16,
+    /// The first systemd that is given another property instead, if any.
+    pub until: Option<u16>,
 }
 
 /// A value and its D-Bus signature.
@@ -48,12 +50,24 @@ pub enum Value {
 impl Property {
     /// A property that every supported systemd (252 and later) takes.
     pub fn new(name: &'static str, value: impl Into<Value>) -> Self {
-        Self { name, value: value.into(), since: 252 }
+        Self { name, value: value.into(), since: 252, until: None }
     }
 
     /// A property that came with a later systemd.
     pub fn since(since: u16, name: &'static str, value: impl Into<Value>) -> Self {
-        Self { name, value: value.into(), since }
+        Self { name, value: value.into(), since, until: None }
+    }
+
+    /// The same property, for systemd older than `until` only.
+    #[must_use]
+    pub fn until(self, until: u16) -> Self {
+        Self { until: Some(until), ..self }
+    }
+
+    /// Whether this systemd is given the property.
+    #[must_use]
+    pub fn is_for(&self, systemd: u16) -> bool {
+        systemd >= self.since && self.until.is_none_or(|until| systemd < until)
     }
 }
 

@@ -1,0 +1,281 @@
+//! Start, stop and read units.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use zbus::Connection;
+use zbus::fdo::PropertiesProxy;
+use zbus::proxy::CacheProperties;
+use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
+
+use super::manager::ManagerProxy;
+use super::variant;
+use crate::plan::Property;
+
+/// The oldest systemd that the sandbox was tested on.
+pub const OLDEST: u16 = 252;
+/// PID 1 answers nobody while it reloads: minutes, on a host with thousands of units.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Why a unit could not be started, stopped or read.
+#[derive(Debug, thiserror::Error)]
+pub enum UnitError {
+    /// The system bus or PID 1 does not answer.
+    #[error("ask systemd over the system bus: {0}: is dbus running? (systemctl status dbus)")]
+    Bus(#[source] zbus::Error),
+    /// An older systemd than flock supports, or a version that cannot be read.
+    #[error("systemd reports version {0:?}: flock needs systemd {OLDEST} or later as PID 1")]
+    TooOld(String),
+    /// PID 1 refused the request.
+    #[error("{verb} {unit}: systemd refused: {cause}")]
+    Refused {
+        /// start, stop, …
+        verb: &'static str,
+        /// The unit.
+        unit: String,
+        /// In PID 1's words.
+        cause: String,
+    },
+    /// The unit is loaded already.
+    #[error("start {0}: a unit of this name is loaded already")]
+    Exists(String),
+    /// The job ended in another way than `done`.
+    #[error("{verb} {unit}: the job ended as {result:?}: see journalctl -u {unit}")]
+    Job {
+        /// start, stop, …
+        verb: &'static str,
+        /// The unit.
+        unit: String,
+        /// failed, timeout, canceled, dependency, …
+        result: String,
+    },
+    /// No answer in time; what became of the job is not known.
+    #[error("{verb} {unit}: no answer from systemd within {}s: it may still happen, look with systemctl status {unit}", PATIENCE.as_secs())]
+    Unknown {
+        /// start, stop, …
+        verb: &'static str,
+        /// The unit.
+        unit: String,
+    },
+}
+
+/// A connection to PID 1.
+pub struct Systemd {
+    connection: Connection,
+    manager: ManagerProxy<'static>,
+    version: u16,
+}
+
+impl Systemd {
+    /// Connects, and reads the version once.
+    ///
+    /// # Errors
+    /// When the system bus or PID 1 does not answer, or systemd is too old.
+    pub async fn connect() -> Result<Self, UnitError> {
+        let connection = Connection::system().await.map_err(UnitError::Bus)?;
+        let manager = ManagerProxy::builder(&connection)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(UnitError::Bus)?;
+        manager.subscribe().await.map_err(UnitError::Bus)?;
+        let text = manager.version().await.map_err(UnitError::Bus)?;
+        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+        match digits.parse() {
+            Ok(version) if version >= OLDEST => Ok(Self { connection, manager, version }),
+            _ => Err(UnitError::TooOld(text)),
+        }
+    }
+
+    /// The major version of PID 1.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Makes a transient unit and waits until its job has ended.
+    ///
+    /// # Errors
+    /// [`UnitError::Exists`] when the name is taken; else what PID 1 says.
+    pub async fn start_transient(
+        &self,
+        unit: &str,
+        properties: &[Property],
+    ) -> Result<(), UnitError> {
+        let properties: Vec<(&str, Variant<'_>)> = properties
+            .iter()
+            .filter(|p| p.is_for(self.version))
+            .map(|p| (p.name, variant::of(&p.value)))
+            .collect();
+        let call = self.manager.start_transient_unit(unit, "fail", &properties, &[]);
+        match self.job("start", unit, call).await {
+            Err(UnitError::Refused { cause, .. }) if cause.contains("UnitExists") => {
+                Err(UnitError::Exists(unit.to_owned()))
+            }
+            other => other,
+        }
+    }
+
+    /// Starts a unit that is on disk and waits until its job has ended.
+    ///
+    /// # Errors
+    /// What PID 1 says, or how the job ended.
+    pub async fn start(&self, unit: &str) -> Result<(), UnitError> {
+        self.job("start", unit, self.manager.start_unit(unit, "replace")).await
+    }
+
+    /// Stops a unit and waits until it is gone. A unit that is not loaded is stopped.
+    ///
+    /// # Errors
+    /// What PID 1 says, or how the job ended.
+    pub async fn stop(&self, unit: &str) -> Result<(), UnitError> {
+        match self.job("stop", unit, self.manager.stop_unit(unit, "replace")).await {
+            Err(UnitError::Refused { cause, .. }) if cause.contains("NoSuchUnit") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Stops and starts a unit and waits until its job has ended.
+    ///
+    /// # Errors
+    /// What PID 1 says, or how the job ended.
+    pub async fn restart(&self, unit: &str) -> Result<(), UnitError> {
+        self.job("restart", unit, self.manager.restart_unit(unit, "replace")).await
+    }
+
+    /// Has a unit read its configuration again; starts it if it is stopped.
+    ///
+    /// # Errors
+    /// What PID 1 says, or how the job ended.
+    pub async fn reload_or_restart(&self, unit: &str) -> Result<(), UnitError> {
+        self.job("reload", unit, self.manager.reload_or_restart_unit(unit, "replace")).await
+    }
+
+    /// Forgets that a unit failed. One that is not loaded, or did not fail, is left alone.
+    ///
+    /// # Errors
+    /// What PID 1 says.
+    pub async fn reset_failed(&self, unit: &str) -> Result<(), UnitError> {
+        match self.manager.reset_failed_unit(unit).await {
+            Err(error) if !error.to_string().contains("NoSuchUnit") => {
+                Err(refused("reset-failed", unit, &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What PID 1 knows of a unit, with two calls. One that is not loaded has
+    /// `LoadState=not-found`.
+    ///
+    /// # Errors
+    /// When PID 1 does not answer.
+    pub async fn facts(&self, unit: &str) -> Result<UnitFacts, UnitError> {
+        let path = self.manager.load_unit(unit).await.map_err(|e| refused("read", unit, &e))?;
+        let proxy = PropertiesProxy::builder(&self.connection)
+            .destination("org.freedesktop.systemd1")
+            .path(path)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .map_err(UnitError::Bus)?;
+        let mut all = HashMap::new();
+        for interface in ["org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"] {
+            let name = zbus::names::InterfaceName::from_static_str(interface)
+                .map_err(|e| UnitError::Bus(e.into()))?;
+            let found = proxy.get_all(name).await.map_err(|e| UnitError::Bus(e.into()))?;
+            all.extend(found);
+        }
+        Ok(UnitFacts(all))
+    }
+
+    /// The names and active states of the loaded units that match a pattern.
+    ///
+    /// # Errors
+    /// When PID 1 does not answer.
+    pub async fn list(&self, pattern: &str) -> Result<Vec<(String, String)>, UnitError> {
+        let rows = self.manager.list_units_by_patterns(&[], &[pattern]).await;
+        let rows = rows.map_err(UnitError::Bus)?;
+        Ok(rows.into_iter().map(|row| (row.0, row.3)).collect())
+    }
+
+    /// The signal can come before the reply to the call, so the stream is opened first.
+    async fn job(
+        &self,
+        verb: &'static str,
+        unit: &str,
+        call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
+    ) -> Result<(), UnitError> {
+        let mut ended = self.manager.receive_job_removed().await.map_err(UnitError::Bus)?;
+        let job = call.await.map_err(|error| refused(verb, unit, &error))?;
+        let result = tokio::time::timeout(PATIENCE, async {
+            while let Some(signal) = ended.next().await {
+                match signal.args() {
+                    Ok(args) if args.job.as_str() == job.as_str() => {
+                        return Some(args.result.clone());
+                    }
+                    _ => {}
+                }
+            }
+            None
+        });
+        match result.await {
+            Ok(Some(result)) if result == "done" || result == "skipped" => Ok(()),
+            Ok(Some(result)) => Err(UnitError::Job { verb, unit: unit.to_owned(), result }),
+            Ok(None) | Err(_) => Err(UnitError::Unknown { verb, unit: unit.to_owned() }),
+        }
+    }
+}
+
+fn refused(verb: &'static str, unit: &str, error: &zbus::Error) -> UnitError {
+    UnitError::Refused { verb, unit: unit.to_owned(), cause: error.to_string() }
+}
+
+/// The properties of a unit as PID 1 showed them at one moment.
+pub struct UnitFacts(HashMap<String, OwnedVariant>);
+
+impl UnitFacts {
+    /// A text property; empty when it is not there.
+    #[must_use]
+    pub fn text(&self, name: &str) -> String {
+        self.0.get(name).and_then(|v| v.try_clone().ok()?.try_into().ok()).unwrap_or_default()
+    }
+
+    /// A list of texts; empty when it is not there.
+    #[must_use]
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        self.0.get(name).and_then(|v| v.try_clone().ok()?.try_into().ok()).unwrap_or_default()
+    }
+
+    /// A number of any width. `None` when it is not there or systemd says "not known".
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u64> {
+        match &**self.0.get(name)? {
+            Variant::U64(u64::MAX) => None,
+            Variant::U64(n) => Some(*n),
+            Variant::U32(n) => Some(u64::from(*n)),
+            Variant::I32(n) => u64::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+
+    /// The invocation id in hexadecimal; empty when there is none.
+    #[must_use]
+    pub fn invocation(&self) -> String {
+        let bytes: Vec<u8> = self
+            .0
+            .get("InvocationID")
+            .and_then(|v| v.try_clone().ok()?.try_into().ok())
+            .unwrap_or_default();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Which of these properties PID 1 does not hold as they were sent.
+    #[must_use]
+    pub fn differences(&self, wanted: &[Property]) -> Vec<&'static str> {
+        let differs = |p: &&Property| {
+            self.0.get(p.name).and_then(|found| variant::holds(&p.value, found)) == Some(false)
+        };
+        wanted.iter().filter(differs).map(|p| p.name).collect()
+    }
+}

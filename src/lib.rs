@@ -16,3 +16,5 @@ pub mod config;
 pub mod host;
 /// `Config` to `Plan`: pure data that says everything flock will do for an agent.
 pub mod plan;
+/// What the agents are doing: PID 1's word, the records of their ends, one model for all readers.
+pub mod status;

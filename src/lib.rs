@@ -10,6 +10,8 @@ pub mod names;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
 
+/// The bus: accounts, identities, messages, and the operator's client.
+pub mod bus;
 /// `flockctl`: one file per verb.
 pub mod cli;
 /// Text to `Config`: the TOML as written, the rules, and messages that cite the line.

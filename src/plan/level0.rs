@@ -27,7 +27,7 @@ pub(super) fn properties(
     all.extend(restart(agent));
     all.extend(command(id, agent));
     all.extend(identity(user));
-    all.extend(view(agent, root));
+    all.extend(view(agent, user, root));
     all.extend(limits(agent));
     all.extend(egress(agent));
     all.extend(log(id));
@@ -86,6 +86,7 @@ fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
         format!("AGENT_ID={id}"),
         "SHARED_DIR=/shared".to_owned(),
         format!("HOME={home}"),
+        "XDG_RUNTIME_DIR=/run/agent".to_owned(),
         "LANG=C.UTF-8".to_owned(),
     ];
     if agent.mode == Mode::Task {
@@ -124,13 +125,18 @@ fn identity(user: &UserPlan) -> Vec<Property> {
 /// The agent's file system: its own skeleton as `/`, and what is bound into it.
 ///
 /// No socket of the host is in it: `/run` is empty. `ProtectSystem=strict` stands at level 1.
-fn view(agent: &AgentConfig, root: &RootPlan) -> Vec<Property> {
+///
+/// The temporary directories are file systems of the agent's own with a size and a number of
+/// files. `PrivateTmp=` and `RuntimeDirectory=` would put them on the host's `/tmp` and `/run`,
+/// where one agent could use up what PID 1 and every other agent need.
+fn view(agent: &AgentConfig, user: &UserPlan, root: &RootPlan) -> Vec<Property> {
     let of = |access| {
         let wanted = move |bind: &&Bind| bind.access == access;
         let form = |b: &Bind| (text(&b.source), text(&b.target), b.optional, MS_REC);
         Value::Binds(root.binds.iter().filter(wanted).map(form).collect())
     };
     let scratch = format!("mode=1777,nosuid,nodev,size={},nr_inodes=16k", agent.limits.tmp);
+    let own = format!("mode=0700,uid={0},gid={0},nosuid,nodev,size=4m,nr_inodes=1k", user.uid);
     let tmpfs = |path: &str, options: &str| (path.to_owned(), options.to_owned());
     vec![
         Property::new("RootDirectory", text(&root.dir)),
@@ -144,6 +150,7 @@ fn view(agent: &AgentConfig, root: &RootPlan) -> Vec<Property> {
                 tmpfs("/tmp", &scratch),
                 tmpfs("/var/tmp", &scratch),
                 tmpfs("/dev/shm", &format!("{scratch},noexec")),
+                tmpfs("/run/agent", &own),
             ]),
         ),
     ]
@@ -184,13 +191,14 @@ fn egress(agent: &AgentConfig) -> Vec<Property> {
         Property::new("IPAccounting", true),
     ];
     all.extend(syscall_filter(agent.level));
-    if agent.egress != Egress::Unrestricted {
-        let any = vec![(FAMILY.0, vec![0; 4], 0), (FAMILY.1, vec![0; 16], 0)];
+    let any = vec![(FAMILY.0, vec![0; 4], 0), (FAMILY.1, vec![0; 16], 0)];
+    if agent.egress == Egress::Unrestricted {
+        // flock-agents.slice denies; what is allowed here wins over it.
+        all.push(Property::new("IPAddressAllow", Value::Addresses(any)));
+    } else {
         all.push(Property::new("IPAddressDeny", Value::Addresses(any)));
-        all.push(Property::new(
-            "IPAddressAllow",
-            Value::Addresses(vec![(FAMILY.0, vec![127, 0, 0, 1], 32)]),
-        ));
+        let bus = vec![(FAMILY.0, vec![127, 0, 0, 1], 32)];
+        all.push(Property::new("IPAddressAllow", Value::Addresses(bus)));
     }
     all
 }

@@ -16,10 +16,13 @@ mod level0;
 mod level1;
 /// A systemd unit property as data, and the systemd that knows it.
 pub mod property;
+/// A plan in words.
+mod render;
 /// What the agent's root directory contains.
 mod root;
 
 pub use property::{Property, Value};
+pub use render::render;
 pub use root::{RootPlan, SecretFile};
 
 /// Everything flock will do for one agent.
@@ -72,6 +75,14 @@ pub struct UnitPlan {
     pub slice: String,
     /// Sent in this order.
     pub properties: Vec<Property>,
+}
+
+impl UnitPlan {
+    /// What a property is set to, if it is.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.properties.iter().find(|p| p.name == name).map(|p| &p.value)
+    }
 }
 
 /// User ids that were given out; the ledger on disk is `host::users`'.

@@ -3,16 +3,24 @@
 //! The module list is the map, in the order in which data flows:
 //! text → [`config`] → `Config` → [`plan`] → `Plan` → [`host`] and [`bus`] → the machine.
 
+/// Lines of bounded length from a stream that others write.
+pub mod lines;
 /// Names that are checked once and then trusted: agent ids, levels, unit names, paths on disk.
 pub mod names;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
 
+/// The bus: accounts, identities, messages, and the operator's client.
+pub mod bus;
 /// `flockctl`: one file per verb.
 pub mod cli;
 /// Text to `Config`: the TOML as written, the rules, and messages that cite the line.
 pub mod config;
 /// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.
 pub mod host;
+/// The log of an agent, by fields that an agent cannot forge.
+pub mod journal;
 /// `Config` to `Plan`: pure data that says everything flock will do for an agent.
 pub mod plan;
+/// What the agents are doing: PID 1's word, the records of their ends, one model for all readers.
+pub mod status;

@@ -49,12 +49,33 @@ pub fn bytes(number: u64) -> String {
 #[must_use]
 pub fn span(seconds: u64) -> String {
     let (d, h, m, s) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let two = |big: u64, unit: &str, small: u64, rest: &str| match small {
+        0 => format!("{big}{unit}"),
+        _ => format!("{big}{unit} {small}{rest}"),
+    };
     match (d, h, m) {
         (0, 0, 0) => format!("{s}s"),
-        (0, 0, _) => format!("{m}min {s}s"),
-        (0, ..) => format!("{h}h {m}min"),
-        _ => format!("{d}d {h}h"),
+        (0, 0, _) => two(m, "min", s, "s"),
+        (0, ..) => two(h, "h", m, "min"),
+        _ => two(d, "d", h, "h"),
     }
+}
+
+/// `json` (compact, one line) with every character that could steer a terminal as a `\u` escape.
+///
+/// JSON itself leaves DEL, the C1 controls and the bidi controls as they are.
+#[must_use]
+pub fn printable_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() || is_invisible(c) {
+            // All of them are in the basic plane, so one unit is the character.
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -78,5 +99,17 @@ mod tests {
         assert_eq!(span(59), "59s");
         assert_eq!(span(7_800), "2h 10min");
         assert_eq!(span(90_000), "1d 1h");
+        assert_eq!(
+            (span(60), span(3_600), span(86_400)),
+            ("1min".into(), "1h".into(), "1d".into())
+        );
+    }
+
+    #[test]
+    fn json_stays_json_and_harmless() {
+        let text = "a\u{9b}b\u{202e}c\u{7f}\x1bd";
+        let json = printable_json(&serde_json::to_string(text).unwrap());
+        assert!(!json.chars().any(|c| c.is_control() || is_invisible(c)), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 }

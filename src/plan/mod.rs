@@ -117,7 +117,8 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
 }
 
 /// What the operator loosened against the defaults of the level, in plain words.
-fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
+#[must_use]
+pub fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
     let mut lines = Vec::new();
     if agent.egress == Egress::Unrestricted {
         lines.push("egress is unrestricted: it may connect to anything".to_owned());

@@ -9,7 +9,7 @@ use zbus::fdo::PropertiesProxy;
 use zbus::proxy::CacheProperties;
 use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
 
-use super::manager::ManagerProxy;
+use super::manager::{ManagerProxy, UnitRow as RawRow};
 use super::variant;
 use crate::plan::Property;
 
@@ -181,8 +181,8 @@ impl Systemd {
             .map_err(UnitError::Bus)?;
         let mut all = HashMap::new();
         for interface in ["org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"] {
-            let name = zbus::names::InterfaceName::from_static_str(interface)
-                .map_err(|e| UnitError::Bus(e.into()))?;
+            let name =
+                zbus::names::InterfaceName::from_static_str(interface).map_err(UnitError::Bus)?;
             let found = proxy.get_all(name).await.map_err(|e| UnitError::Bus(e.into()))?;
             all.extend(found);
         }
@@ -197,6 +197,40 @@ impl Systemd {
         let rows = self.manager.list_units_by_patterns(&[], &[pattern]).await;
         let rows = rows.map_err(UnitError::Bus)?;
         Ok(rows.into_iter().map(|row| (row.0, row.3)).collect())
+    }
+
+    /// The loaded units whose names match any of the patterns, with one call.
+    ///
+    /// # Errors
+    /// When PID 1 does not answer.
+    pub async fn rows(&self, patterns: &[&str]) -> Result<Vec<UnitRow>, UnitError> {
+        let rows = self.manager.list_units_by_patterns(&[], patterns).await;
+        let row = |r: RawRow| UnitRow { name: r.0, active: r.3, sub: r.4, job: r.7 != 0 };
+        Ok(rows.map_err(UnitError::Bus)?.into_iter().map(row).collect())
+    }
+
+    /// A list of texts of a unit of any kind, read from disk if need be; empty when it has none.
+    ///
+    /// # Errors
+    /// When PID 1 does not answer.
+    pub async fn unit_texts(&self, unit: &str, property: &str) -> Result<Vec<String>, UnitError> {
+        let path = self.manager.load_unit(unit).await.map_err(|e| refused("read", unit, &e))?;
+        let of = ("org.freedesktop.systemd1.Unit", property);
+        let call = self.connection.call_method(
+            Some("org.freedesktop.systemd1"),
+            path,
+            Some("org.freedesktop.DBus.Properties"),
+            "Get",
+            &of,
+        );
+        let reply = call.await.map_err(|e| refused("read", unit, &e))?;
+        let value: OwnedVariant = reply.body().deserialize().map_err(UnitError::Bus)?;
+        Ok(value.try_into().unwrap_or_default())
+    }
+
+    /// The connection, for those who listen to signals.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The signal can come before the reply to the call, so the stream is opened first.
@@ -229,6 +263,19 @@ impl Systemd {
 
 fn refused(verb: &'static str, unit: &str, error: &zbus::Error) -> UnitError {
     UnitError::Refused { verb, unit: unit.to_owned(), cause: error.to_string() }
+}
+
+/// One row of PID 1's list of units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitRow {
+    /// The unit.
+    pub name: String,
+    /// `active`, `failed`, …
+    pub active: String,
+    /// `running`, `exited`, `auto-restart`, …
+    pub sub: String,
+    /// Whether a job waits for it.
+    pub job: bool,
 }
 
 /// The properties of a unit as PID 1 showed them at one moment.

@@ -1,0 +1,43 @@
+//! The bus: how agents and the operator exchange tasks, results, events and heartbeats over NATS.
+//!
+//! The server holds the boundary, not this code: every agent has a NATS account of its own, joined
+//! to the hub account by exports and imports, so what another agent owns does not exist inside it.
+//!
+//! - [`subject`]: every subject, stream and consumer name (pure)
+//! - [`identity`]: one random password per agent, made in a batch, kept in root's files
+//! - [`server_conf`]: agents and identities to the text of nats-server's configuration (pure)
+//! - [`streams`]: what JetStream keeps for each agent (pure)
+//! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
+//! - [`hub`]: the operator's side: make streams, send tasks, see results
+//! - [`version`]: which nats-server this is, and whether it can hold the promise
+
+pub mod hub;
+pub mod identity;
+pub mod message;
+pub mod server_conf;
+pub mod streams;
+pub mod subject;
+pub mod version;
+
+use std::path::PathBuf;
+
+/// What the operator configures about the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The path of nats-server.
+    pub server: PathBuf,
+    /// The port on 127.0.0.1.
+    pub port: u16,
+    /// When a stored message is forced to disk: `always`, or an interval such as `2m`.
+    pub sync: String,
+    /// Where nats-server keeps its streams.
+    pub store: PathBuf,
+}
+
+impl Settings {
+    /// The address for a client on this host. It is an IP literal: an agent has no resolver.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+}

@@ -1,0 +1,286 @@
+//! Settings and identities to the text of nats-server's configuration. Pure; pinned by golden files.
+//!
+//! Two layers, each tested with the other removed. First, an account per agent: inside it only the
+//! imports below exist, each from a hub export that is limited to that account, and the server puts
+//! the agent's id into the hub's subject. Second, permissions that allow the contract's subjects and
+//! nothing else, so that a mistake is refused aloud instead of going nowhere.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Settings;
+use super::identity::{Identities, Identity, replace};
+use super::subject::{self, HUB_ACCOUNT, Kind};
+use crate::names::AgentId;
+
+/// The main file, next to [`ACCOUNTS_FILE`].
+pub const SERVER_FILE: &str = "nats-server.conf";
+/// The file with every password, which the main file includes.
+pub const ACCOUNTS_FILE: &str = "accounts.conf";
+
+/// No message is larger; tasks and results that are larger travel as files.
+pub const MAX_PAYLOAD: usize = 1024 * 1024;
+
+/// Why the server's configuration cannot be made or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting that would not mean what it says in the server's file.
+    #[error("write the bus configuration: bus.{key} = {value:?} {why}")]
+    Setting {
+        /// The key in flock.toml.
+        key: &'static str,
+        /// What stood there.
+        value: String,
+        /// What may stand there.
+        why: &'static str,
+    },
+    /// A file could not be read or written.
+    #[error("write the bus configuration {}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        cause: io::Error,
+    },
+}
+
+/// The text of [`SERVER_FILE`].
+///
+/// # Errors
+/// When the port is 0, `sync` is neither `always` nor an interval, or the store's path cannot be quoted.
+pub fn server(settings: &Settings) -> Result<String, Error> {
+    let bad = |key, value: &str, why| Err(Error::Setting { key, value: value.to_owned(), why });
+    if settings.port == 0 {
+        return bad("port", "0", "is no port that agents could be told");
+    }
+    if !is_sync(&settings.sync) {
+        return bad("sync", &settings.sync, "is neither \"always\" nor an interval such as \"2m\"");
+    }
+    let store =
+        settings.store.to_str().filter(|s| s.starts_with('/') && s.chars().all(is_quotable));
+    let Some(store) = store else {
+        return bad(
+            "store",
+            &settings.store.to_string_lossy(),
+            "must be an absolute path of plain characters",
+        );
+    };
+    Ok(format!(
+        "# Written by `flockctl apply` from /etc/flock/flock.toml; changes here are overwritten.\n\
+         # No monitoring port, no user in the system account, no user without a password.\n\
+         server_name: \"flock\"\n\
+         listen: \"127.0.0.1:{port}\"\n\
+         max_payload: {MAX_PAYLOAD}\n\
+         max_control_line: 4096\n\
+         # What a client that stops reading may pile up before it is disconnected.\n\
+         max_pending: 16777216\n\
+         write_deadline: \"5s\"\n\
+         max_connections: 65536\n\
+         authorization {{ timeout: 2 }}\n\
+         jetstream {{\n\
+         \x20 store_dir: \"{store}\"\n\
+         \x20 sync_interval: {sync}\n\
+         \x20 max_memory_store: 67108864\n\
+         \x20 # Each stream has its own limit. The server adds them up and would refuse an agent once\n\
+         \x20 # the sum passed this, although the streams are nearly empty.\n\
+         \x20 max_file_store: 1099511627776\n\
+         }}\n\
+         include \"{ACCOUNTS_FILE}\"\n",
+        port = settings.port,
+        sync = settings.sync,
+    ))
+}
+
+/// The text of [`ACCOUNTS_FILE`]: the hub and one account for each agent.
+#[must_use]
+pub fn accounts(identities: &Identities) -> String {
+    let mut out = String::from(
+        "# Written by `flockctl apply`; changes here are overwritten. It holds every password.\naccounts {\n",
+    );
+    hub_account(&mut out, &identities.operator, identities.agents.keys());
+    for (id, identity) in &identities.agents {
+        agent_account(&mut out, id, identity);
+    }
+    out.push_str("}\n");
+    out
+}
+
+/// Writes both files into `dir`, readable by root and the group `gid`. True when either changed:
+/// then the server must reload, which disturbs no connected client.
+///
+/// # Errors
+/// When a setting is wrong or a file cannot be read or written.
+pub fn write(
+    dir: &Path,
+    settings: &Settings,
+    identities: &Identities,
+    gid: Option<u32>,
+) -> Result<bool, Error> {
+    let texts = [(ACCOUNTS_FILE, accounts(identities)), (SERVER_FILE, server(settings)?)];
+    let mut changed = false;
+    for (name, text) in texts {
+        let path = dir.join(name);
+        changed |= write_one(&path, gid, &text).map_err(|cause| Error::File { path, cause })?;
+    }
+    Ok(changed)
+}
+
+fn write_one(path: &Path, gid: Option<u32>, text: &str) -> io::Result<bool> {
+    match fs::read_to_string(path) {
+        Ok(old) if old == text => return Ok(false),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    replace(path, 0o640, gid, text)?;
+    Ok(true)
+}
+
+fn hub_account<'a>(
+    out: &mut String,
+    operator: &Identity,
+    agents: impl Iterator<Item = &'a AgentId>,
+) {
+    let _ = write!(
+        out,
+        "  {HUB_ACCOUNT} {{\n    jetstream: enabled\n    users: [{{user: \"{}\", password: \"{}\"}}]\n    exports: [\n",
+        operator.user(),
+        operator.password()
+    );
+    // `accounts` limits an export; only this file holds imports, so an open one is open to agents alone.
+    let _ = writeln!(out, "      {{stream: \"{}\"}}", subject::BROADCAST);
+    for id in agents {
+        for service in services(id) {
+            let _ = writeln!(out, "      {{service: \"{}\", accounts: [\"{id}\"]}}", service.hub);
+        }
+        let _ = writeln!(out, "      {{stream: \"deliver.{id}.*\", accounts: [\"{id}\"]}}");
+    }
+    out.push_str("    ]\n  }\n");
+}
+
+fn agent_account(out: &mut String, id: &AgentId, identity: &Identity) {
+    let services = services(id);
+    let publish: Vec<String> = services.iter().map(|s| format!("\"{}\"", s.agent)).collect();
+    let _ = write!(
+        out,
+        "  \"{id}\" {{\n    users: [{{user: \"{}\", password: \"{}\", permissions: {{\n      \
+         publish: [{}]\n      subscribe: [\"tasks.>\", \"{}\", \"_INBOX.>\"]\n    }}}}]\n    imports: [\n",
+        identity.user(),
+        identity.password(),
+        publish.join(", "),
+        subject::BROADCAST,
+    );
+    for service in &services {
+        let _ = write!(
+            out,
+            "      {{service: {{account: {HUB_ACCOUNT}, subject: \"{}\"}}",
+            service.hub
+        );
+        if service.hub != service.agent {
+            let _ = write!(out, ", to: \"{}\"", service.agent);
+        }
+        out.push_str("}\n");
+    }
+    for kind in Kind::EACH {
+        let (from, to) = (kind.deliver_subject(id), kind.agent_subject(id));
+        let _ = writeln!(
+            out,
+            "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{from}\"}}, to: \"{to}\"}}"
+        );
+    }
+    let _ = write!(
+        out,
+        "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{}\"}}}}\n    ]\n    \
+         limits: {{max_connections: 8, max_subscriptions: 256, max_payload: {MAX_PAYLOAD}}}\n  }}\n",
+        subject::BROADCAST,
+    );
+}
+
+/// A subject that an agent may publish on, and where it arrives in the hub.
+struct Service {
+    hub: String,
+    agent: String,
+}
+
+fn services(id: &AgentId) -> Vec<Service> {
+    let same = |subject: String| Service { hub: subject.clone(), agent: subject };
+    vec![
+        Service { hub: subject::result(id), agent: subject::RESULT.to_owned() },
+        same(subject::events(id)),
+        same(subject::heartbeat(id)),
+        same(subject::next_task(id)),
+        same(subject::acks(id)),
+    ]
+}
+
+/// `always`, or digits and one of s, m, h.
+fn is_sync(text: &str) -> bool {
+    let interval = |t: &str| {
+        t.strip_suffix(['s', 'm', 'h']).is_some_and(|n| {
+            (1..=6).contains(&n.len()) && n.bytes().all(|c| c.is_ascii_digit()) && n != "0"
+        })
+    };
+    text == "always" || interval(text)
+}
+
+/// Characters that stand for themselves between double quotes in the server's file.
+fn is_quotable(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "/._-+@:, ".contains(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::identity;
+
+    fn settings() -> Settings {
+        Settings {
+            server: "/usr/sbin/nats-server".into(),
+            port: 14222,
+            sync: "always".into(),
+            store: "/var/lib/flock/bus/jetstream".into(),
+        }
+    }
+
+    #[test]
+    fn settings_that_would_change_the_meaning_are_refused() {
+        assert!(server(&settings()).is_ok());
+        for sync in ["", "always\nport: 1", "2", "m", "0s", "-1s", "2 m", "1e9m", "ALWAYS"] {
+            let error =
+                server(&Settings { sync: sync.into(), ..settings() }).unwrap_err().to_string();
+            assert!(error.contains("bus.sync") && !error.contains('\n'), "{error}");
+        }
+        for store in ["rel", "/a\"b", "/a\nb", "/a$b", "/a\\b"] {
+            assert!(server(&Settings { store: store.into(), ..settings() }).is_err(), "{store}");
+        }
+        assert!(server(&Settings { port: 0, ..settings() }).is_err());
+    }
+
+    #[test]
+    fn every_export_of_an_agent_is_limited_to_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let ids: Vec<_> = ["a", "a-b"].iter().map(|n| AgentId::parse(n).unwrap()).collect();
+        let all = identity::ensure(temp.path(), &ids, "u").unwrap();
+        let text = accounts(&all);
+        let open: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("      {s") && !l.contains("account")).collect();
+        assert_eq!(open, ["      {stream: \"broadcast\"}"]);
+    }
+
+    #[test]
+    fn files_are_written_once_and_private() {
+        use std::os::unix::fs::MetadataExt as _;
+        let temp = tempfile::tempdir().unwrap();
+        let all = identity::ensure(temp.path(), &[], "u").unwrap();
+        assert!(write(temp.path(), &settings(), &all, None).unwrap());
+        assert!(
+            !write(temp.path(), &settings(), &all, None).unwrap(),
+            "nothing changed: no reload"
+        );
+        let mode = |name| fs::metadata(temp.path().join(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode(ACCOUNTS_FILE), mode(SERVER_FILE)), (0o640, 0o640));
+        let more = identity::ensure(temp.path(), &[AgentId::parse("a").unwrap()], "u").unwrap();
+        assert!(write(temp.path(), &settings(), &more, None).unwrap());
+    }
+}

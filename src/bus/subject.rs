@@ -1,0 +1,178 @@
+//! Every name on the bus: subjects as the hub sees them, subjects as an agent sees them, streams.
+//!
+//! In the hub the sender or the receiver is part of each subject. The server puts it there by the
+//! account that a message came from, so it cannot be forged; payloads and headers are never asked.
+
+use crate::names::AgentId;
+
+/// The account of flockd and flockctl. Upper case, so no agent id can be equal to it.
+pub const HUB_ACCOUNT: &str = "HUB";
+/// The only user of the hub account.
+pub const OPERATOR: &str = "operator";
+/// From the operator to every agent; not stored.
+pub const BROADCAST: &str = "broadcast";
+/// Where an agent publishes a result, inside its own account.
+pub const RESULT: &str = "task.result";
+/// The subject, and an agent's view of it, for a task that all agents do.
+pub const ALL: &str = "tasks.all";
+/// The shared queue: a task published here is done by one agent.
+pub const ANY: &str = "tasks.any";
+/// The stream behind the shared queue.
+pub const QUEUE_STREAM: &str = "QUEUE";
+/// The shared queue's only consumer. Only the hub reaches it: acknowledgements are addressed by a
+/// guessable number, so agents that shared a consumer could end each other's tasks.
+pub const QUEUE_CONSUMER: &str = "dispatch";
+/// The consumer from which an agent takes its tasks one by one and acknowledges them.
+pub const PULL_CONSUMER: &str = "worker";
+
+/// Why an agent gets a task: it is for this agent, for all, or from the shared queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// For this agent.
+    Own,
+    /// A copy for this agent of a task for all.
+    All,
+    /// One that the shared queue handed to this agent.
+    Any,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const EACH: [Self; 3] = [Self::Own, Self::All, Self::Any];
+
+    /// The word in consumer names and in delivery subjects.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::All => "all",
+            Self::Any => "any",
+        }
+    }
+
+    /// The subject in the hub that stores a task of this kind for one agent.
+    #[must_use]
+    pub fn hub_subject(self, id: &AgentId) -> String {
+        match self {
+            Self::Own => format!("tasks.{id}"),
+            Self::All => format!("tasks.{id}.all"),
+            Self::Any => format!("tasks.{id}.any"),
+        }
+    }
+
+    /// The subject that the agent sees, and under which the stream keeps the task.
+    #[must_use]
+    pub fn agent_subject(self, id: &AgentId) -> String {
+        match self {
+            Self::Own => format!("tasks.{id}"),
+            Self::All => ALL.to_owned(),
+            Self::Any => ANY.to_owned(),
+        }
+    }
+
+    /// The hub's subject on which tasks of this kind are pushed to a plain client.
+    #[must_use]
+    pub fn deliver_subject(self, id: &AgentId) -> String {
+        format!("deliver.{id}.{}", self.word())
+    }
+
+    /// The consumer that pushes tasks of this kind to a plain client.
+    #[must_use]
+    pub fn push_consumer(self) -> String {
+        format!("push-{}", self.word())
+    }
+}
+
+/// An agent's result as it arrives in the hub.
+#[must_use]
+pub fn result(id: &AgentId) -> String {
+    format!("{RESULT}.{id}")
+}
+
+/// An agent's events, the same inside its account and in the hub.
+#[must_use]
+pub fn events(id: &AgentId) -> String {
+    format!("agent.{id}.events")
+}
+
+/// An agent's heartbeat, the same inside its account and in the hub.
+#[must_use]
+pub fn heartbeat(id: &AgentId) -> String {
+    format!("agent.{id}.heartbeat")
+}
+
+/// The stream with an agent's tasks. One per agent: the server drops duplicates per stream, so in a
+/// shared one an agent could make another's message vanish by using its message id first.
+#[must_use]
+pub fn task_stream(id: &AgentId) -> String {
+    format!("TASKS_{id}")
+}
+
+/// The stream with an agent's results; one per agent for the same reason, and so that a flood of
+/// results fills only the sender's own.
+#[must_use]
+pub fn result_stream(id: &AgentId) -> String {
+    format!("RESULTS_{id}")
+}
+
+/// Where an agent asks for its next task.
+#[must_use]
+pub fn next_task(id: &AgentId) -> String {
+    format!("$JS.API.CONSUMER.MSG.NEXT.{}.{PULL_CONSUMER}", task_stream(id))
+}
+
+/// Where an agent acknowledges its tasks; the rest of the subject names the message.
+#[must_use]
+pub fn acks(id: &AgentId) -> String {
+    format!("$JS.ACK.{}.{PULL_CONSUMER}.>", task_stream(id))
+}
+
+/// What a message in the hub is, and from whom, by its subject alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromAgent {
+    /// The result of a task.
+    Result(AgentId),
+    /// An event.
+    Event(AgentId),
+    /// A heartbeat.
+    Heartbeat(AgentId),
+}
+
+/// Reads a hub subject; `None` for one that no agent's message can have.
+#[must_use]
+pub fn from_agent(subject: &str) -> Option<FromAgent> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens[..] {
+        ["task", "result", id] => AgentId::parse(id).ok().map(FromAgent::Result),
+        ["agent", id, "events"] => AgentId::parse(id).ok().map(FromAgent::Event),
+        ["agent", id, "heartbeat"] => AgentId::parse(id).ok().map(FromAgent::Heartbeat),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sender_is_read_from_the_subject() {
+        let id = AgentId::parse("agent-1").unwrap();
+        assert_eq!(from_agent(&result(&id)), Some(FromAgent::Result(id.clone())));
+        assert_eq!(from_agent(&events(&id)), Some(FromAgent::Event(id.clone())));
+        assert_eq!(from_agent(&heartbeat(&id)), Some(FromAgent::Heartbeat(id)));
+        for odd in
+            ["task.result", "task.result.A", "agent.x.events.y", "agent..events", "tasks.x", ""]
+        {
+            assert_eq!(from_agent(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn names_of_one_agent_never_match_those_of_another() {
+        // An id that is a prefix of another id must not reach the other's names.
+        let (a, b) = (AgentId::parse("a").unwrap(), AgentId::parse("a-worker").unwrap());
+        assert_ne!(task_stream(&a), task_stream(&b));
+        assert!(!next_task(&b).starts_with(&next_task(&a)));
+        assert!(!acks(&b).starts_with(acks(&a).trim_end_matches('>')));
+    }
+}

@@ -1,0 +1,25 @@
+//! What the agents are doing.
+
+/// The report on one agent.
+pub mod detail;
+/// How an agent ended: the record that the handle, `status` and `halt` read.
+pub mod ending;
+/// What PID 1 says of an agent, as plain data.
+pub mod facts;
+#[cfg(test)]
+mod golden;
+/// What only flockd knows: signs of life, its own condition.
+pub mod health;
+/// Why an agent ended, in words for people.
+pub mod reason;
+/// One model for the table and for JSON.
+pub mod report;
+/// From what PID 1 says to the one word that people read.
+pub mod state;
+/// Reads what PID 1 and the kernel say.
+pub mod systemd;
+/// The report for people.
+pub mod table;
+
+pub use ending::{Ending, Kind, Records};
+pub use state::{Seen, State, judge};

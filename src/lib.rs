@@ -2,6 +2,7 @@
 //!
 //! The module list is the map, in the order in which data flows:
 //! text → [`config`] → `Config` → [`plan`] → `Plan` → [`host`] and [`bus`] → the machine.
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 /// Lines of bounded length from a stream that others write.
 pub mod lines;

@@ -1,1 +1,2 @@
+//! The runtime of one agent.
 fn main() {}

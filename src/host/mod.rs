@@ -2,7 +2,16 @@
 
 /// Which limits this host can enforce at all.
 pub mod cgroup;
+/// Programs of the system, run with a fixed environment.
+mod command;
+/// The dangerous opens, all of them.
+pub mod files;
 /// The one file where `unsafe` is allowed.
 pub mod sys;
+/// What the tests of this module share.
+#[cfg(test)]
+mod testing;
 /// Transient systemd units over D-Bus, and what the kernel says of their processes.
 pub mod units;
+/// Which Unix user an agent is, and how that is made true.
+pub mod users;

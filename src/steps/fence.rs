@@ -5,6 +5,7 @@
 //! anybody, at any time, without the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Egress, HostPort};
 use crate::host::egress::{self, EgressError, Grant, Table};
-use crate::host::files;
+use crate::host::files::{Dir, Owner};
 use crate::names::{AgentId, RUN_DIR, UidBlock};
 use crate::plan::{Plan, Property, Value};
 use crate::steps::lock::{Lock, LockError};
@@ -60,8 +61,11 @@ struct Resolved {
     addresses: BTreeSet<IpAddr>,
 }
 
+/// The name of the record in `/run/flock`.
+const RECORD: &str = "egress.json";
+
 fn path() -> PathBuf {
-    Path::new(RUN_DIR).join("egress.json")
+    Path::new(RUN_DIR).join(RECORD)
 }
 
 impl Fence {
@@ -84,7 +88,9 @@ impl Fence {
     fn write(&self) -> Result<(), FenceError> {
         let fault = |cause: String| FenceError::Record { verb: "write", cause };
         let text = serde_json::to_vec_pretty(self).map_err(|e| fault(e.to_string()))?;
-        files::write_atomically(&path(), &text, 0o600).map_err(|e| fault(e.to_string()))
+        Dir::open(Path::new(RUN_DIR))
+            .and_then(|dir| dir.write(RECORD, &text, Owner::ROOT, 0o600))
+            .map_err(|e| fault(e.to_string()))
     }
 
     /// The table that the kernel has to hold.
@@ -128,26 +134,37 @@ impl Opening {
             .collect()
     }
 
-    /// Lines for the agent's own /etc/hosts: it has no name server, so it cannot ask one.
-    fn hosts_lines(&self) -> String {
-        let line = |h: &Resolved| {
-            h.addresses.iter().map(|a| format!("{a} {}\n", h.host)).collect::<String>()
-        };
-        let named = self.hosts.iter().filter(|h| h.host.parse::<IpAddr>().is_err());
-        named.map(line).collect()
+    /// The agent's own /etc/hosts: it has no name server, so it could not ask one.
+    #[must_use]
+    pub fn hosts_file(&self) -> String {
+        let mut text = "127.0.0.1 localhost\n".to_owned();
+        for resolved in self.hosts.iter().filter(|h| h.host.parse::<IpAddr>().is_err()) {
+            for address in &resolved.addresses {
+                let _ = writeln!(text, "{address} {}", resolved.host);
+            }
+        }
+        text
     }
 }
 
-/// Loads the table with nothing open, or with what is recorded, and reads it back.
+/// Loads the table with what is recorded as open (nothing, on a fresh boot), and reads it back.
 ///
 /// # Errors
 /// When nft does not take it, or the kernel shows something else afterwards.
 pub async fn load(config: &Config) -> Result<(), FenceError> {
     let _lock = Lock::machine()?;
-    let mut fence = Fence::read()?.unwrap_or_else(|| Fence::closed(config));
+    load_locked(config).await.map(|_| ())
+}
+
+/// The same for one who holds the lock of the machine. `true`: the kernel had another table.
+pub(super) async fn load_locked(config: &Config) -> Result<bool, FenceError> {
+    let recorded = Fence::read()?;
+    let mut fence = recorded.clone().unwrap_or_else(|| Fence::closed(config));
     fence.block = config.host.uid_block;
     fence.bus_port = config.bus.port;
-    fence.write()?;
+    if recorded.as_ref() != Some(&fence) {
+        fence.write()?;
+    }
     set(&fence).await
 }
 
@@ -190,10 +207,6 @@ pub async fn open(config: &Config, plan: &Plan) -> Result<Opening, FenceError> {
     }
     fence.write()?;
     set(&fence).await?;
-    let hosts = format!("127.0.0.1 localhost\n{}", opening.hosts_lines());
-    let file = plan.root.dir.join("etc/hosts");
-    files::write_atomically(&file, hosts.as_bytes(), 0o444)
-        .map_err(|e| FenceError::Record { verb: "write", cause: format!("{}: {e}", file.display()) })?;
     Ok(opening)
 }
 
@@ -208,17 +221,18 @@ pub async fn close(id: &AgentId) -> Result<(), FenceError> {
         return Ok(());
     }
     fence.write()?;
-    set(&fence).await
+    set(&fence).await.map(|_| ())
 }
 
 /// One transaction if the kernel shows another table; then the kernel is asked again.
-async fn set(fence: &Fence) -> Result<(), FenceError> {
+async fn set(fence: &Fence) -> Result<bool, FenceError> {
     let table = fence.table();
     if egress::check(&table).await.is_ok() {
-        return Ok(());
+        return Ok(false);
     }
     egress::load(&table).await?;
-    Ok(egress::check(&table).await?)
+    egress::check(&table).await?;
+    Ok(true)
 }
 
 async fn resolve(hosts: &[HostPort]) -> Vec<Resolved> {
@@ -233,4 +247,40 @@ async fn resolve(hosts: &[HostPort]) -> Vec<Resolved> {
         });
     }
     resolved
+}
+
+/// A name must not lead to what only this host or its hypervisor offers: whoever owns the name
+/// decides where it points, tomorrow too.
+fn reachable(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast())
+        }
+    }
+}
+
+/// What is recorded as open for the agent.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn opening(id: &AgentId) -> Result<Opening, FenceError> {
+    Ok(Fence::read()?.and_then(|mut fence| fence.agents.remove(id)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_lead_back_to_the_host() {
+        for bad in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1"] {
+            assert!(!reachable(&bad.parse().unwrap()), "{bad}");
+        }
+        for good in ["192.0.2.1", "10.0.0.5", "2001:db8::1"] {
+            assert!(reachable(&good.parse().unwrap()), "{good}");
+        }
+    }
 }

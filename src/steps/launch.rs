@@ -99,11 +99,13 @@ pub async fn launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchErr
         return Err(LaunchError::Unknown { id: id.clone(), known: known.join(", ") });
     }
     let _lock = Lock::agent(id)?;
-    let plan = apply::ensure(config, id).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
+    let mut plan = apply::ensure(config, id).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
     let systemd = Systemd::connect().await.map_err(|e| LaunchError::Unit(id.clone(), e))?;
     host_enforces(config, &systemd, &plan).await?;
     let opened =
         fence::open(config, &plan).await.map_err(|e| LaunchError::Fence(id.clone(), e))?;
+    let hosts = opened.hosts_file();
+    apply::set_hosts(&mut plan, hosts).map_err(|e| LaunchError::Apply(id.clone(), e))?;
     let mut properties = plan.unit.properties.clone();
     properties.extend(opened.allow_property());
     let started = start(config, &systemd, &plan, &properties).await;

@@ -7,8 +7,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::names::{AgentId, CONFIG_FILE};
 
+/// `flockctl completions`: the completion script of one shell.
+mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
+/// `flockctl man`: the manual pages of flockctl.
+mod man;
 
 pub use exit::Failure;
 
@@ -29,6 +33,18 @@ pub struct Cli {
 pub enum Verb {
     /// Check the configuration with the daemon's own loader.
     Check,
+    /// Write flockctl's manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// The directory; it must be there.
+        dir: PathBuf,
+    },
+    /// Print the completion script of a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Some agents, or all of them.
@@ -53,5 +69,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Check => Err(Failure::usage("not yet")),
+        Verb::Man { dir } => man::run(dir),
+        Verb::Completions { shell } => completions::run(*shell),
     }
 }

@@ -17,6 +17,8 @@ pub mod bus;
 pub mod cli;
 /// Text to `Config`: the TOML as written, the rules, and messages that cite the line.
 pub mod config;
+/// The socket on which operators without root talk to flockd.
+pub mod control;
 /// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.
 pub mod host;
 /// The log of an agent, by fields that an agent cannot forge.

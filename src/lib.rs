@@ -11,6 +11,8 @@ pub mod names;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
 
+/// `flock-agent`: any command as an agent, run inside the agent's sandbox.
+pub mod agent;
 /// The bus: accounts, identities, messages, and the operator's client.
 pub mod bus;
 /// `flockctl`: one file per verb.

@@ -1,2 +1,3 @@
-//! The runtime of one agent.
-fn main() {}
+fn main() -> std::process::ExitCode {
+    flock::agent::main()
+}

@@ -11,17 +11,23 @@ pub mod names;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
 
+/// `flock-agent`: any command as an agent, run inside the agent's sandbox.
+pub mod agent;
 /// The bus: accounts, identities, messages, and the operator's client.
 pub mod bus;
 /// `flockctl`: one file per verb.
 pub mod cli;
 /// Text to `Config`: the TOML as written, the rules, and messages that cite the line.
 pub mod config;
+/// The socket on which operators without root talk to flockd.
+pub mod control;
 /// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.
 pub mod host;
 /// The log of an agent, by fields that an agent cannot forge.
 pub mod journal;
 /// `Config` to `Plan`: pure data that says everything flock will do for an agent.
 pub mod plan;
+/// The order of everything, written once: apply, launch, halt.
+pub mod steps;
 /// What the agents are doing: PID 1's word, the records of their ends, one model for all readers.
 pub mod status;

@@ -1,2 +1,4 @@
-//! The runtime of one agent.
-fn main() {}
+//! The runtime that makes any command an agent.
+fn main() -> std::process::ExitCode {
+    flock::agent::main()
+}

@@ -8,6 +8,28 @@ use serde::Serialize;
 
 use crate::names::{AgentId, Level, UidBlock};
 
+/// Rules over several values of an agent, and over several agents.
+mod across;
+/// Files to `Config`: the tables of a file, and the merge of the defaults.
+mod check;
+/// Faults with their place.
+mod cite;
+/// How one value is read.
+mod fields;
+/// TOML as written.
+mod file;
+/// Files that may be trusted.
+mod load;
+/// The defaults under an agent's own keys.
+mod merge;
+/// What one table says of an agent.
+mod part;
+/// The grammars of single values.
+mod rules;
+
+pub use cite::{Fault, Faults};
+pub use load::{Place, load, parse, places, read};
+
 /// Everything the operator decided, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
@@ -28,6 +50,12 @@ pub struct HostConfig {
     pub allow_unenforced_limits: bool,
 }
 
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self { uid_block: UidBlock::DEFAULT, allow_unenforced_limits: false }
+    }
+}
+
 /// The message bus.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BusConfig {
@@ -37,6 +65,13 @@ pub struct BusConfig {
     pub server: PathBuf,
     /// When JetStream flushes to disk: every write, or at this interval.
     pub sync: Sync,
+}
+
+impl Default for BusConfig {
+    /// Not port 4222: Debian's own nats-server takes that as soon as it is installed.
+    fn default() -> Self {
+        Self { port: 14_222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always }
+    }
 }
 
 /// When JetStream flushes to disk.

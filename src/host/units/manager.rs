@@ -44,6 +44,19 @@ pub(super) trait Manager {
         states: &[&str],
         patterns: &[&str],
     ) -> zbus::Result<Vec<UnitRow>>;
+    /// Makes the links of `[Install]`; answers whether there is such a section, and the links.
+    fn enable_unit_files(
+        &self,
+        files: &[&str],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+    /// Takes the links of `[Install]` away; answers with them.
+    fn disable_unit_files(
+        &self,
+        files: &[&str],
+        runtime: bool,
+    ) -> zbus::Result<Vec<(String, String, String)>>;
     /// Reads all unit files again.
     fn reload(&self) -> zbus::Result<()>;
 

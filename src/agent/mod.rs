@@ -1,0 +1,60 @@
+//! `flock-agent`: turns any command into an agent. It runs inside the agent's sandbox, as its user.
+//!
+//! For each task: the command gets the text on standard input, its standard output becomes the
+//! result, the result becomes a file and a message, and only then is the task acknowledged. So a
+//! task whose agent dies in between comes again.
+//!
+//! - [`settings`]: what the environment and the command line say
+//! - [`link`]: the connection, and what is said on it
+//! - [`worker`]: takes tasks, several at once, and sees each through to its acknowledgement
+//! - [`job`]: one run of the command, bounded in time and output
+//! - [`store`]: folders and result files of tasks
+//! - [`log`]: lines for the journal
+//!
+//! It is trusted with nothing: whatever it reports, the bus and the host hold the boundary.
+
+pub mod job;
+pub mod link;
+pub mod log;
+pub mod settings;
+pub mod store;
+pub mod worker;
+
+use std::process::ExitCode;
+
+use settings::Settings;
+
+/// The whole program: 0 after a clean stop, 1 when it could not begin.
+#[must_use]
+pub fn main() -> ExitCode {
+    let settings = match Settings::from_process() {
+        Ok(settings) => settings,
+        Err(e) => {
+            log::error(&e.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    // The command runs as the same user. This keeps it from reading the bus password out of our
+    // memory or environment in /proc, and from tracing us.
+    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+        log::error(&format!("hide the bus password from the command: prctl: {e}"));
+        return ExitCode::FAILURE;
+    }
+    // One thread: the sandbox counts threads against the agent's TasksMax.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            log::error(&format!("start the runtime: {e}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(worker::run(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            log::error(&e.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What the environment and the command line tell the agent.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::names::AgentId;
+
+/// Everything the agent needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    /// Who it is.
+    pub id: AgentId,
+    /// The bus.
+    pub url: String,
+    /// Its user on the bus.
+    pub user: String,
+    /// Its password on the bus.
+    pub password: String,
+    /// The shared tree.
+    pub shared: PathBuf,
+    /// The longest that a task may run.
+    pub timeout: Duration,
+    /// Most bytes of a task's output.
+    pub output_limit: usize,
+    /// Most tasks at once.
+    pub parallel: u32,
+    /// How often a task is begun before the agent gives it up.
+    pub attempts: u64,
+    /// The command, run once for each task.
+    pub command: Vec<OsString>,
+}
+
+/// What is wrong with the environment.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "start flock-agent: the variable {name} {why}; flock sets it, so start the agent with `systemctl start flock@<id>`"
+)]
+pub struct BadSettings {
+    name: &'static str,
+    why: String,
+}
+
+impl Settings {
+    /// Reads this process's environment and arguments.
+    ///
+    /// # Errors
+    /// With the variable that is missing or wrong.
+    pub fn from_process() -> Result<Self, BadSettings> {
+        Self::from(|name| std::env::var(name).ok(), std::env::args_os().skip(1).collect())
+    }
+
+    /// Reads variables through `get`; `command` is the command line without the program's name.
+    ///
+    /// # Errors
+    /// With the variable that is missing or wrong.
+    pub fn from(
+        get: impl Fn(&'static str) -> Option<String>,
+        command: Vec<OsString>,
+    ) -> Result<Self, BadSettings> {
+        let need = |name| {
+            get(name).ok_or_else(|| BadSettings { name, why: "is missing or no UTF-8".to_owned() })
+        };
+        let number = |name, default: u64, least: u64, most: u64| {
+            let Some(text) = get(name) else { return Ok(default) };
+            text.parse().ok().filter(|n| (least..=most).contains(n)).ok_or_else(|| BadSettings {
+                name,
+                why: format!("is {text:?}, not a number from {least} to {most}"),
+            })
+        };
+        let id = need("AGENT_ID")?;
+        let id = AgentId::parse(&id)
+            .map_err(|e| BadSettings { name: "AGENT_ID", why: format!("is wrong: {e}") })?;
+        let output_limit = number("FLOCK_TASK_OUTPUT_LIMIT", 1 << 20, 1, 1 << 30)?;
+        Ok(Self {
+            id,
+            url: need("NATS_URL")?,
+            user: need("NATS_USER")?,
+            password: need("NATS_PASSWORD")?,
+            shared: need("SHARED_DIR")?.into(),
+            timeout: Duration::from_secs(number("FLOCK_TASK_TIMEOUT", 600, 1, 31_536_000)?),
+            output_limit: usize::try_from(output_limit).unwrap_or(usize::MAX),
+            parallel: u32::try_from(number("FLOCK_TASK_PARALLEL", 2, 1, 64)?).unwrap_or(1),
+            attempts: number("FLOCK_TASK_ATTEMPTS", 5, 1, 1000)?,
+            command: if command.is_empty() { vec!["/bin/sh".into()] } else { command },
+        })
+    }
+}
+
+/// Variables that are the agent's own and not its command's.
+pub const PRIVATE: [&str; 7] = [
+    "NATS_URL",
+    "NATS_USER",
+    "NATS_PASSWORD",
+    "FLOCK_TASK_TIMEOUT",
+    "FLOCK_TASK_OUTPUT_LIMIT",
+    "FLOCK_TASK_PARALLEL",
+    "FLOCK_TASK_ATTEMPTS",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(name: &str) -> Option<String> {
+        let value = match name {
+            "AGENT_ID" => "agent-1",
+            "NATS_URL" => "nats://127.0.0.1:1",
+            "NATS_USER" => "agent-1",
+            "NATS_PASSWORD" => "p",
+            "SHARED_DIR" => "/shared",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    #[test]
+    fn the_contract_is_enough() {
+        let settings = Settings::from(get, vec![]).unwrap();
+        assert_eq!(settings.command, ["/bin/sh"]);
+        assert_eq!((settings.parallel, settings.timeout.as_secs()), (2, 600));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let with = |name: &'static str, value: Option<&'static str>| {
+            let get = move |n: &'static str| {
+                if n == name { value.map(str::to_owned) } else { get(n) }
+            };
+            Settings::from(get, vec![]).err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        for (name, value) in [
+            ("AGENT_ID", None),
+            ("AGENT_ID", Some("../x")),
+            ("NATS_PASSWORD", None),
+            ("FLOCK_TASK_PARALLEL", Some("0")),
+            ("FLOCK_TASK_PARALLEL", Some("-1")),
+            ("FLOCK_TASK_TIMEOUT", Some("10min")),
+            ("FLOCK_TASK_OUTPUT_LIMIT", Some("99999999999999999999")),
+        ] {
+            let text = with(name, value);
+            assert!(text.contains(name), "{name}={value:?}: {text:?}");
+        }
+    }
+}

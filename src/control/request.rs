@@ -1,0 +1,94 @@
+//! What can be asked over the control socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bus::message::Address;
+use crate::journal::Query;
+
+/// The longest that one request may wait for results.
+pub const WAIT_MAX_SECONDS: u64 = 24 * 3600;
+
+/// A request: `{"verb":"status"}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// What only flockd knows: [`crate::status::health::View`].
+    Status,
+    /// The log of an agent.
+    Logs(Query),
+    /// A task for agents.
+    TaskSend(SendTask),
+}
+
+/// A task as an operator gives it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendTask {
+    /// An agent's id, `all` or `any`.
+    pub to: Address,
+    /// What to do.
+    pub text: String,
+    /// Not begun after this many seconds.
+    pub deadline_seconds: Option<u64>,
+    /// Answer when the results are there, and wait at most this many seconds for them.
+    pub wait_seconds: Option<u64>,
+}
+
+impl Request {
+    /// The verb, for the audit.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Logs(_) => "logs",
+            Self::TaskSend(_) => "task-send",
+        }
+    }
+
+    /// Whether the answer can take long, so that a peer that leaves must end it.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        match self {
+            Self::Status => false,
+            Self::Logs(query) => query.follow,
+            Self::TaskSend(task) => task.wait_seconds.is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::AgentId;
+
+    #[test]
+    fn requests_have_one_form_on_the_wire() {
+        let agent = AgentId::parse("a").unwrap();
+        let logs = Request::Logs(Query::last(&agent, 5));
+        let json = r#"{"verb":"logs","agent":"a","lines":5,"since":null,"follow":false}"#;
+        assert_eq!(serde_json::to_string(&logs).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Request>(json).unwrap(), logs);
+        assert_eq!(
+            serde_json::from_str::<Request>(r#"{"verb":"status"}"#).unwrap(),
+            Request::Status
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_request_is_refused() {
+        let bad = [
+            "",
+            "{}",
+            "[]",
+            r#"{"verb":"start","agent":"a"}"#,
+            r#"{"verb":"logs","agent":"../a","lines":5,"since":null,"follow":false}"#,
+            r#"{"verb":"logs","agent":"a","lines":5,"since":null,"follow":false,"unit":"ssh"}"#,
+            r#"{"verb":"logs","agent":"a","lines":-5,"since":null,"follow":false}"#,
+            r#"{"verb":"task-send","to":"../a","text":"x"}"#,
+            r#"{"verb":"task-send","to":"all","text":"x","as":"root"}"#,
+        ];
+        for json in bad {
+            assert!(serde_json::from_str::<Request>(json).is_err(), "{json}");
+        }
+    }
+}

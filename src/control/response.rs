@@ -1,0 +1,74 @@
+//! What is answered over the control socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bus::message::{TaskId, TaskResult};
+use crate::journal::Entry;
+use crate::names::AgentId;
+use crate::status::health::View;
+
+/// One line of an answer: `{"kind":"end"}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Response {
+    /// To `status`.
+    Status(View),
+    /// One entry of a log.
+    Log(Entry),
+    /// The task is stored.
+    Sent(Sent),
+    /// One agent's result.
+    Result(TaskResult),
+    /// The answer is complete.
+    End,
+    /// The request could not be carried out, or not to its end.
+    Error {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+}
+
+/// A task that the bus has stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Its id.
+    pub task: TaskId,
+    /// The agents that have it; for the shared queue nobody yet.
+    pub agents: Vec<AgentId>,
+    /// Receivers that could not get it, and why.
+    pub refused: Vec<String>,
+    /// How many results there will be.
+    pub results: usize,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The peer may not ask.
+    Refused,
+    /// Too many connections.
+    Busy,
+    /// Not a request, or one that is too large or too late.
+    BadRequest,
+    /// It could not be done.
+    Failed,
+    /// The results did not come in time.
+    TimedOut,
+}
+
+impl Response {
+    /// An error for programs and people.
+    #[must_use]
+    pub fn error(code: ErrorCode, message: impl ToString) -> Self {
+        Self::Error { code, message: message.to_string() }
+    }
+
+    /// Whether nothing comes after this line.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::End | Self::Error { .. })
+    }
+}

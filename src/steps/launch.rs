@@ -1,0 +1,232 @@
+//! Starts one agent, or leaves nothing.
+//!
+//! All that protects stands before the agent's first instruction: what `apply` makes is checked,
+//! the egress table is read back, and the host is asked whether it enforces what the unit says.
+//! After the start the kernel is asked about the process itself; what does not hold ends it.
+
+use crate::config::{Config, Egress};
+use crate::host::units::readback::{self, Measured};
+use crate::host::units::{Systemd, UnitError, UnitFacts};
+use crate::host::{cgroup, sys};
+use crate::names::AgentId;
+use crate::plan::{Plan, Property};
+use crate::status::{self, Records};
+use crate::steps::apply::{self, ApplyError};
+use crate::steps::fence::{self, FenceError};
+use crate::steps::lock::{Lock, LockError};
+
+/// The slice of all agents; it denies the network to all of them.
+const SLICE: &str = "flock-agents.slice";
+
+/// Why an agent was not started. Nothing of it runs then.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// No such agent.
+    #[error("launch {id}: no agent of this name is configured; there are: {known}")]
+    Unknown {
+        /// The name that was asked for.
+        id: AgentId,
+        /// Those that exist.
+        known: String,
+    },
+    /// The lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// What `apply` makes is not in place and could not be made.
+    #[error("launch {0}: prepare it: {1}")]
+    Apply(AgentId, #[source] ApplyError),
+    /// The egress table.
+    #[error("launch {0}: close its network: {1}")]
+    Fence(AgentId, #[source] FenceError),
+    /// The host cannot enforce a limit.
+    #[error(
+        "launch {id}: this host has no cgroup v2 controller for {limits}: boot with unified cgroups \
+         (systemd.unified_cgroup_hierarchy=1), or accept it with unenforced-limits = \"allow\" under \
+         [host] in /etc/flock/flock.toml"
+    )]
+    Limits {
+        /// The agent.
+        id: AgentId,
+        /// In the words of the configuration.
+        limits: String,
+    },
+    /// `IPAddressDeny=` is only a word on this host.
+    #[error(
+        "launch {0}: IPAddressDeny= is not enforced on this host ({1}): flock needs a kernel with \
+         CONFIG_CGROUP_BPF and bpf(2); flockctl doctor says more"
+    )]
+    NoEgressFilter(AgentId, String),
+    /// PID 1.
+    #[error("launch {0}: {1}")]
+    Unit(AgentId, #[source] UnitError),
+    /// The process could not be started: the words of PID 1.
+    #[error("launch {id}: {reason}")]
+    Ended {
+        /// The agent.
+        id: AgentId,
+        /// Why.
+        reason: String,
+    },
+    /// It ran, and a protection did not hold. It was stopped.
+    #[error("launch {id}: stopped, because its boundary did not hold: {}", .broken.join("; "))]
+    Broken {
+        /// The agent.
+        id: AgentId,
+        /// Each protection, and what was found instead.
+        broken: Vec<String>,
+    },
+}
+
+/// An agent that runs behind a boundary that was read back.
+pub struct Launched {
+    /// Its plan.
+    pub plan: Plan,
+    /// What was found.
+    pub measured: Measured,
+    /// It ran already; nothing was changed.
+    pub adopted: bool,
+    /// What the operator should know, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// Starts one agent and measures it.
+///
+/// # Errors
+/// When anything that protects is missing; the start is undone then.
+pub async fn launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchError> {
+    if !config.agents.contains_key(id) {
+        let known: Vec<_> = config.agents.keys().map(AgentId::as_str).collect();
+        return Err(LaunchError::Unknown { id: id.clone(), known: known.join(", ") });
+    }
+    let _lock = Lock::agent(id)?;
+    let mut plan = apply::ensure(config, id).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
+    let systemd = Systemd::connect().await.map_err(|e| LaunchError::Unit(id.clone(), e))?;
+    host_enforces(config, &systemd, &plan).await?;
+    let opened =
+        fence::open(config, &plan).await.map_err(|e| LaunchError::Fence(id.clone(), e))?;
+    let hosts = opened.hosts_file();
+    apply::set_hosts(&mut plan, hosts).map_err(|e| LaunchError::Apply(id.clone(), e))?;
+    let mut properties = plan.unit.properties.clone();
+    properties.extend(opened.allow_property());
+    let started = start(config, &systemd, &plan, &properties).await;
+    if started.is_err() {
+        undo(&systemd, &plan).await;
+    }
+    let (measured, adopted) = started?;
+    let mut warnings = plan.loosened.clone();
+    warnings.extend(opened.unresolved());
+    Ok(Launched { plan, measured, adopted, warnings })
+}
+
+/// What the unit will ask of the kernel has to be there before anything runs.
+async fn host_enforces(config: &Config, systemd: &Systemd, plan: &Plan) -> Result<(), LaunchError> {
+    let id = &plan.agent;
+    let missing = cgroup::unenforced_limits();
+    // The weight of input and output is a share, not a ceiling; not every kernel has it.
+    let missing: Vec<_> = missing.into_iter().filter(|limit| *limit != "io-weight").collect();
+    if !missing.is_empty() && !config.host.allow_unenforced_limits {
+        return Err(LaunchError::Limits { id: id.clone(), limits: missing.join(", ") });
+    }
+    if plan.egress == Egress::Unrestricted {
+        return Ok(());
+    }
+    let unit = |e| LaunchError::Unit(id.clone(), e);
+    systemd.start(SLICE).await.map_err(unit)?;
+    let facts = systemd.facts(SLICE).await.map_err(unit)?;
+    let programs = std::fs::File::open(cgroup::dir(&facts.text("ControlGroup")))
+        .and_then(|dir| sys::cgroup_bpf_programs(&dir, sys::Direction::Egress));
+    match programs {
+        Ok(0) => Err(LaunchError::NoEgressFilter(id.clone(), format!("{SLICE} has no filter"))),
+        Ok(_) => Ok(()),
+        Err(error) => Err(LaunchError::NoEgressFilter(id.clone(), format!("{SLICE}: {error}"))),
+    }
+}
+
+/// Starts the unit, or finds that it runs; then asks the kernel.
+async fn start(
+    config: &Config,
+    systemd: &Systemd,
+    plan: &Plan,
+    properties: &[Property],
+) -> Result<(Measured, bool), LaunchError> {
+    let id = &plan.agent;
+    let unit = |e| LaunchError::Unit(id.clone(), e);
+    let adopted = !start_unit(systemd, plan, properties).await?;
+    let facts = systemd.facts(&plan.unit.name).await.map_err(unit)?;
+    let mut measured = match facts.number("MainPID") {
+        Some(pid) if pid != 0 => readback::measure(plan, pid, &facts.text("ControlGroup")),
+        _ => Measured { ended: true, ..Measured::default() },
+    };
+    for name in facts.differences(&sent(systemd, plan)) {
+        let files = facts.texts("DropInPaths").join(" ");
+        measured.broken.push(format!("{name} is not what flock set; drop-in files: {files}"));
+    }
+    if !config.host.allow_unenforced_limits && !measured.unenforced.is_empty() {
+        measured.broken.push(format!("no limit for {}", measured.unenforced.join(", ")));
+    }
+    if measured.broken.is_empty() {
+        let _ = Records::default().forgive(id);
+        Ok((measured, adopted))
+    } else {
+        Err(LaunchError::Broken { id: id.clone(), broken: measured.broken })
+    }
+}
+
+/// The properties whose change would weaken the boundary, as this systemd was given them.
+fn sent(systemd: &Systemd, plan: &Plan) -> Vec<Property> {
+    // An operator may tune these with a drop-in file; they protect nobody from the agent.
+    const FREE: [&str; 4] = ["Description", "TimeoutStopUSec", "IOWeight", "OOMScoreAdjust"];
+    let of = |p: &&Property| p.is_for(systemd.version()) && !FREE.contains(&p.name);
+    plan.unit.properties.iter().filter(of).cloned().collect()
+}
+
+/// `false`: the agent ran already and was left alone.
+async fn start_unit(
+    systemd: &Systemd,
+    plan: &Plan,
+    properties: &[Property],
+) -> Result<bool, LaunchError> {
+    let (id, name) = (&plan.agent, &plan.unit.name);
+    let unit = |e| LaunchError::Unit(id.clone(), e);
+    for _ in 0..2 {
+        match systemd.start_transient(name, properties).await {
+            Ok(()) => return Ok(true),
+            Err(UnitError::Exists(_)) => {
+                let facts = systemd.facts(name).await.map_err(unit)?;
+                if runs(&facts) {
+                    return Ok(false);
+                }
+                // What is left of an earlier run: exited, failed, or on its way out.
+                systemd.stop(name).await.map_err(unit)?;
+                systemd.reset_failed(name).await.map_err(unit)?;
+            }
+            Err(UnitError::Job { .. }) => {
+                let facts = status::systemd::facts(systemd, id).await.map_err(unit)?;
+                let reason = status::reason::reason(&facts);
+                return Err(LaunchError::Ended { id: id.clone(), reason });
+            }
+            Err(error) => return Err(unit(error)),
+        }
+    }
+    let facts = systemd.facts(name).await.map_err(unit)?;
+    let holders = facts.texts("ReferencedBy").join(" ");
+    let cause = format!("{name} stays loaded; units that refer to it: {holders}");
+    Err(LaunchError::Ended { id: id.clone(), reason: cause })
+}
+
+/// Running, or waiting for its next start.
+fn runs(facts: &UnitFacts) -> bool {
+    match facts.text("ActiveState").as_str() {
+        "active" => facts.text("SubState") != "exited",
+        "activating" | "reloading" => true,
+        _ => false,
+    }
+}
+
+/// In reverse, and never stopping at the first error: the launch has failed already.
+async fn undo(systemd: &Systemd, plan: &Plan) {
+    let _ = systemd.stop(&plan.unit.name).await;
+    let _ = systemd.reset_failed(&plan.unit.name).await;
+    let _ = systemd.stop(&plan.unit.slice).await;
+    let _ = fence::close(&plan.agent).await;
+}

@@ -1,0 +1,50 @@
+//! One at a time: a lock is a held file descriptor, so it ends with its process.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::names::{AgentId, RUN_DIR};
+
+/// A lock that is held until it is dropped.
+pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+
+/// Why a lock could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("lock {}: {cause}: flock writes it as root, see that /run has room", path.display())]
+pub struct LockError {
+    path: PathBuf,
+    cause: std::io::Error,
+}
+
+impl Lock {
+    /// Waits for the one that changes this agent's unit.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn agent(id: &AgentId) -> Result<Self, LockError> {
+        Self::take(&format!("agent-{id}"))
+    }
+
+    /// Waits for the one that changes users, tree, identities or the egress table.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn machine() -> Result<Self, LockError> {
+        Self::take("machine")
+    }
+
+    fn take(name: &str) -> Result<Self, LockError> {
+        let path = Path::new(RUN_DIR).join("locks").join(name);
+        let lock = || {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(RUN_DIR)?;
+            let dir = Path::new(RUN_DIR).join("locks");
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+        };
+        lock().map(Self).map_err(|cause| LockError { path: path.clone(), cause })
+    }
+}

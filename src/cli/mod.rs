@@ -7,10 +7,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::names::{AgentId, CONFIG_FILE};
 
+/// `flockctl apply` and `net-load`: makes the machine as configured.
+pub mod apply;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
+/// `flockctl launch` and `halt`: what the handle's unit runs.
+pub mod launch;
 /// `flockctl up`, `down`, `start`, `stop`, `restart`.
 pub mod lifecycle;
 /// `flockctl logs`: the log of one agent.
@@ -19,6 +23,8 @@ pub mod logs;
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
 pub mod out;
+/// `flockctl plan`: what would be done.
+pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
 /// `flockctl task send`: gives agents something to do.
@@ -61,6 +67,32 @@ pub enum Verb {
     Task(task::Task),
     /// Check the configuration with the daemon's own loader.
     Check,
+    /// Show what would be done for agents, and do nothing of it.
+    Plan {
+        /// Which agents.
+        #[command(flatten)]
+        agents: Agents,
+        /// One JSON array for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the machine as configured: users, tree, bus, egress.
+    Apply,
+    /// Start one agent now and measure its boundary; flock@.service runs this.
+    #[command(hide = true)]
+    Launch {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Stop one agent now; flock@.service runs this.
+    #[command(hide = true)]
+    Halt {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Load the egress table; flock-net.service runs this.
+    #[command(hide = true)]
+    NetLoad,
     /// Write flockctl's manual pages into a directory.
     #[command(hide = true)]
     Man {
@@ -105,6 +137,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Logs(args) => logs::run(args),
         Verb::Task(task) => task::run(task, &cli.config),
         Verb::Check => Err(Failure::usage("not yet")),
+        Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
+        Verb::Apply => apply::run(&cli.config),
+        Verb::Launch { agent } => launch::launch(agent, &cli.config),
+        Verb::Halt { agent } => launch::halt(agent),
+        Verb::NetLoad => apply::net_load(&cli.config),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),
     }

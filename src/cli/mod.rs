@@ -7,12 +7,22 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::names::{AgentId, CONFIG_FILE};
 
+/// `flockctl agent add` and `remove`: one agent's file in `agents.d`.
+pub mod agent;
+/// `flockctl check`: the daemon's own loader.
+mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
+/// `flockctl explain`: what one agent can and cannot reach.
+mod explain;
 /// `flockctl man`: the manual pages of flockctl.
 mod man;
+/// Standard output that a closed pipe ends quietly, and the runtime.
+pub mod out;
+/// `flockctl plan`: what would be done, and nothing of it.
+pub mod plan;
 
 pub use exit::Failure;
 
@@ -32,7 +42,20 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Verb {
     /// Check the configuration with the daemon's own loader.
-    Check,
+    Check {
+        /// This file instead of the installed one; agents.d beside it is read too.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Say in plain words what an agent can and cannot reach.
+    Explain {
+        /// The agent.
+        #[arg(value_name = "AGENT")]
+        agent: AgentId,
+    },
+    /// Add and remove agents.
+    #[command(subcommand)]
+    Agent(agent::Agent),
     /// Write flockctl's manual pages into a directory.
     #[command(hide = true)]
     Man {
@@ -68,7 +91,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
-        Verb::Check => Err(Failure::usage("not yet")),
+        Verb::Check { file } => check::run(file.as_ref().unwrap_or(&cli.config)),
+        Verb::Explain { agent } => explain::run(agent, &cli.config),
+        Verb::Agent(verb) => agent::run(verb, &cli.config),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),
     }

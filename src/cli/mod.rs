@@ -9,6 +9,10 @@ use crate::names::{AgentId, CONFIG_FILE};
 
 /// `flockctl apply` and `net-load`: makes the machine as configured.
 pub mod apply;
+/// `flockctl agent add` and `remove`: one agent's file in `agents.d`.
+pub mod agent;
+/// `flockctl check`: the daemon's own loader.
+mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.
@@ -19,6 +23,8 @@ pub mod launch;
 pub mod lifecycle;
 /// `flockctl logs`: the log of one agent.
 pub mod logs;
+/// `flockctl explain`: what one agent can and cannot reach.
+mod explain;
 /// `flockctl man`: the manual pages of flockctl.
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
@@ -66,7 +72,20 @@ pub enum Verb {
     #[command(subcommand)]
     Task(task::Task),
     /// Check the configuration with the daemon's own loader.
-    Check,
+    Check {
+        /// This file instead of the installed one; agents.d beside it is read too.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Say in plain words what an agent can and cannot reach.
+    Explain {
+        /// The agent.
+        #[arg(value_name = "AGENT")]
+        agent: AgentId,
+    },
+    /// Add and remove agents.
+    #[command(subcommand)]
+    Agent(agent::Agent),
     /// Show what would be done for agents, and do nothing of it.
     Plan {
         /// Which agents.
@@ -128,6 +147,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
+        Verb::Check { file } => check::run(file.as_ref().unwrap_or(&cli.config)),
+        Verb::Explain { agent } => explain::run(agent, &cli.config),
+        Verb::Agent(verb) => agent::run(verb, &cli.config),
         Verb::Up => lifecycle::up(),
         Verb::Down => lifecycle::down(),
         Verb::Start(named) => lifecycle::run(Act::Start, named, &cli.config),
@@ -136,7 +158,6 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Status(args) => status::run(args, &cli.config),
         Verb::Logs(args) => logs::run(args),
         Verb::Task(task) => task::run(task, &cli.config),
-        Verb::Check => Err(Failure::usage("not yet")),
         Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
         Verb::Apply => apply::run(&cli.config),
         Verb::Launch { agent } => launch::launch(agent, &cli.config),

@@ -11,9 +11,13 @@ use serde::Serialize;
 use crate::config::{Access, AgentConfig, Config, Egress, Need};
 use crate::names::{AgentId, Level, WORKSPACE_USER};
 
+/// A plan as what an agent can and cannot reach.
+mod explain;
 /// What each rung of the ladder adds to the one below it.
 mod level0;
 mod level1;
+/// Which property keeps an agent from what.
+mod promise;
 /// A systemd unit property as data, and the systemd that knows it.
 pub mod property;
 /// A plan in words.
@@ -21,6 +25,7 @@ mod render;
 /// What the agent's root directory contains.
 mod root;
 
+pub use explain::explain;
 pub use property::{Property, Value};
 pub use render::render;
 pub use root::{RootPlan, SecretFile};

@@ -29,3 +29,7 @@ pub mod journal;
 pub mod plan;
 /// What the agents are doing: PID 1's word, the records of their ends, one model for all readers.
 pub mod status;
+/// The order of everything, written once: apply, launch, halt.
+pub mod steps;
+/// Sends a task and collects its results.
+pub mod tasks;

@@ -33,10 +33,18 @@ impl Failure {
         Self { code: 4, message: cause.to_string() }
     }
 
+    /// 0: nobody reads the output any more (`| head`), which is no fault.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self { code: 0, message: String::new() }
+    }
+
     /// Prints the message to standard error and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        eprintln!("flockctl: {}", self.message);
+        if !self.message.is_empty() {
+            eprintln!("flockctl: {}", self.message);
+        }
         ExitCode::from(self.code)
     }
 }

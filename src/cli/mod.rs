@@ -11,10 +11,21 @@ use crate::names::{AgentId, CONFIG_FILE};
 mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
+/// `flockctl up`, `down`, `start`, `stop`, `restart`.
+pub mod lifecycle;
+/// `flockctl logs`: the log of one agent.
+pub mod logs;
 /// `flockctl man`: the manual pages of flockctl.
 mod man;
+/// Standard output that a closed pipe ends quietly, and the runtime.
+pub mod out;
+/// `flockctl status`: what the agents are doing.
+pub mod status;
+/// `flockctl task send`: gives agents something to do.
+pub mod task;
 
 pub use exit::Failure;
+use lifecycle::Act;
 
 /// Runs many AI agents on one server, each behind a boundary that is measured.
 #[derive(Parser)]
@@ -31,6 +42,23 @@ pub struct Cli {
 /// Everything that flockctl can do.
 #[derive(Subcommand)]
 pub enum Verb {
+    /// Start every agent that is enabled.
+    Up,
+    /// Stop every agent.
+    Down,
+    /// Start agents.
+    Start(lifecycle::Named),
+    /// Stop agents.
+    Stop(lifecycle::Named),
+    /// Stop agents and start them again.
+    Restart(lifecycle::Named),
+    /// Show what the agents are doing.
+    Status(status::Status),
+    /// Show the log of an agent.
+    Logs(logs::Logs),
+    /// Give agents something to do.
+    #[command(subcommand)]
+    Task(task::Task),
     /// Check the configuration with the daemon's own loader.
     Check,
     /// Write flockctl's manual pages into a directory.
@@ -68,6 +96,14 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
+        Verb::Up => lifecycle::up(),
+        Verb::Down => lifecycle::down(),
+        Verb::Start(named) => lifecycle::run(Act::Start, named, &cli.config),
+        Verb::Stop(named) => lifecycle::run(Act::Stop, named, &cli.config),
+        Verb::Restart(named) => lifecycle::run(Act::Restart, named, &cli.config),
+        Verb::Status(args) => status::run(args, &cli.config),
+        Verb::Logs(args) => logs::run(args),
+        Verb::Task(task) => task::run(task, &cli.config),
         Verb::Check => Err(Failure::usage("not yet")),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),

@@ -2,7 +2,7 @@
 
 use crate::host::units::{Systemd, UnitError};
 use crate::names::AgentId;
-use crate::status::ending::Records;
+use crate::status::Records;
 use crate::steps::fence::{self, FenceError};
 use crate::steps::lock::{Lock, LockError};
 

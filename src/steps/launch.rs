@@ -10,7 +10,7 @@ use crate::host::units::{Systemd, UnitError, UnitFacts};
 use crate::host::{cgroup, sys};
 use crate::names::AgentId;
 use crate::plan::{Plan, Property};
-use crate::status::ending::Records;
+use crate::status::{self, Records};
 use crate::steps::apply::{self, ApplyError};
 use crate::steps::fence::{self, FenceError};
 use crate::steps::lock::{Lock, LockError};
@@ -201,8 +201,8 @@ async fn start_unit(
                 systemd.reset_failed(name).await.map_err(unit)?;
             }
             Err(UnitError::Job { .. }) => {
-                let facts = systemd.facts(name).await.map_err(unit)?;
-                let reason = crate::status::reason::of_unit(&facts);
+                let facts = status::systemd::facts(systemd, id).await.map_err(unit)?;
+                let reason = status::reason::reason(&facts);
                 return Err(LaunchError::Ended { id: id.clone(), reason });
             }
             Err(error) => return Err(unit(error)),

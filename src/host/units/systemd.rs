@@ -152,6 +152,30 @@ impl Systemd {
         self.job("reload", unit, self.manager.reload_or_restart_unit(unit, "replace")).await
     }
 
+    /// Enables units, with one reload for all of them.
+    ///
+    /// # Errors
+    /// What PID 1 says.
+    pub async fn enable(&self, units: &[String]) -> Result<(), UnitError> {
+        let names: Vec<&str> = units.iter().map(String::as_str).collect();
+        let all = names.join(" ");
+        let enable = self.manager.enable_unit_files(&names, false, false);
+        enable.await.map_err(|e| refused("enable", &all, &e))?;
+        self.manager.reload().await.map_err(|e| refused("reload for", &all, &e))
+    }
+
+    /// Disables units, with one reload for all of them. One that is not enabled is left alone.
+    ///
+    /// # Errors
+    /// What PID 1 says.
+    pub async fn disable(&self, units: &[String]) -> Result<(), UnitError> {
+        let names: Vec<&str> = units.iter().map(String::as_str).collect();
+        let all = names.join(" ");
+        let disable = self.manager.disable_unit_files(&names, false);
+        disable.await.map_err(|e| refused("disable", &all, &e))?;
+        self.manager.reload().await.map_err(|e| refused("reload for", &all, &e))
+    }
+
     /// Forgets that a unit failed. One that is not loaded, or did not fail, is left alone.
     ///
     /// # Errors

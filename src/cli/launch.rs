@@ -1,0 +1,41 @@
+//! `flockctl launch` and `halt`: what `flock@<id>.service` runs. They work while flockd is down.
+
+use std::path::Path;
+
+use crate::cli::{Failure, out};
+use crate::config;
+use crate::names::AgentId;
+use crate::steps;
+
+/// Starts one agent and measures its boundary.
+///
+/// # Errors
+/// When the agent cannot be started safely; nothing of it runs then.
+pub fn launch(id: &AgentId, file: &Path) -> Result<(), Failure> {
+    out::need_root("launch an agent")?;
+    let config = config::load(file).map_err(Failure::config)?;
+    let launched = out::wait(async {
+        steps::launch::launch(&config, id).await.map_err(Failure::failed)
+    })?;
+    for warning in &launched.warnings {
+        out::line(&format!("warning: {id}: {warning}"))?;
+    }
+    for limit in &launched.measured.unenforced {
+        out::line(&format!("warning: {id}: this host does not enforce its {limit} limit"))?;
+    }
+    let what = if launched.adopted { "runs already" } else { "runs" };
+    out::line(&format!(
+        "{id} {what}: level {}, {}; its log: journalctl -u flock-agent@{id}, or flockctl logs {id}",
+        launched.plan.level.number(),
+        launched.plan.level.word()
+    ))
+}
+
+/// Stops one agent.
+///
+/// # Errors
+/// When it cannot be stopped, or had failed before: the handle shows `failed` then.
+pub fn halt(id: &AgentId) -> Result<(), Failure> {
+    out::need_root("halt an agent")?;
+    out::wait(async { steps::halt::halt(id).await.map_err(Failure::failed) })
+}

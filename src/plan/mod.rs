@@ -28,7 +28,7 @@ mod root;
 pub use explain::explain;
 pub use property::{Property, Value};
 pub use render::render;
-pub use root::{RootPlan, SecretFile};
+pub use root::{Bind, RootPlan, SecretFile};
 
 /// Everything flock will do for one agent.
 #[derive(Clone, Debug, PartialEq, Serialize)]

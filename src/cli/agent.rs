@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use nix::unistd::Group;
 
-use crate::cli::{Failure, out};
+use crate::cli::{Failure, apply, out};
 use crate::config::{self, edit};
 use crate::host::units::{Systemd, UnitError};
 use crate::names::{AgentId, CONFIG_FILE, OPERATOR_GROUP, shared_dir};
@@ -79,7 +79,22 @@ fn add(add: &Add, main: &Path) -> Result<(), Failure> {
         .map_err(|faults| Failure::config(format!("agent {id} is not added: {faults}")))?;
     edit::create(&path, &text, readers(main)?).map_err(Failure::failed)?;
     out::line(&format!("wrote {}", path.display()))?;
-    out::line(&format!("next: flockctl apply && flockctl start {id}"))
+    apply_where_installed(main)?;
+    out::line(&format!("next: flockctl start {id}"))
+}
+
+/// A configuration in another place is only edited; one that is installed is made true as well.
+fn apply_where_installed(main: &Path) -> Result<(), Failure> {
+    if main == Path::new(CONFIG_FILE) && booted_with_systemd() {
+        apply::run(main)
+    } else {
+        out::line("not applied: flockctl apply does it on a host where flock runs")
+    }
+}
+
+/// A host that was not booted with systemd runs no agents.
+fn booted_with_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
 }
 
 /// Who may read what is written: the operators, where flock is installed.
@@ -145,9 +160,9 @@ fn remove(remove: &Remove, main: &Path) -> Result<(), Failure> {
         format!("its data stays: rm -r {}", data.display()),
         format!("its log stays: rm {}", log.display()),
         format!("its user {} stays, so that nobody else is given its files", id.user_name()),
-        "next: flockctl apply takes its bus identity away".to_owned(),
     ];
-    stays.iter().try_for_each(|line| out::line(line))
+    stays.iter().try_for_each(|line| out::line(line))?;
+    apply_where_installed(main)
 }
 
 /// The file that defines this agent and no other.
@@ -171,10 +186,9 @@ fn own_file(files: &[(PathBuf, String)], id: &AgentId) -> Result<PathBuf, Failur
     Ok(place.path.clone())
 }
 
-/// Sees to it that nothing of the agent runs or starts at boot. A host that was not booted with
-/// systemd runs no agents.
+/// Sees to it that nothing of the agent runs or starts at boot.
 fn leave_systemd(id: &AgentId, stop: bool) -> Result<(), Failure> {
-    if !Path::new("/run/systemd/system").exists() {
+    if !booted_with_systemd() {
         return Ok(());
     }
     let (unit, handle) = (id.agent_unit(), id.handle_unit());

@@ -14,9 +14,8 @@ use crate::steps;
 pub fn launch(id: &AgentId, file: &Path) -> Result<(), Failure> {
     out::need_root("launch an agent")?;
     let config = config::load(file).map_err(Failure::config)?;
-    let launched = out::wait(async {
-        steps::launch::launch(&config, id).await.map_err(Failure::failed)
-    })?;
+    let launched =
+        out::wait(async { steps::launch::launch(&config, id).await.map_err(Failure::failed) })?;
     for warning in &launched.warnings {
         out::line(&format!("warning: {id}: {warning}"))?;
     }

@@ -7,24 +7,24 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::names::{AgentId, CONFIG_FILE};
 
-/// `flockctl apply` and `net-load`: makes the machine as configured.
-pub mod apply;
 /// `flockctl agent add` and `remove`: one agent's file in `agents.d`.
 pub mod agent;
+/// `flockctl apply` and `net-load`: makes the machine as configured.
+pub mod apply;
 /// `flockctl check`: the daemon's own loader.
 mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
+/// `flockctl explain`: what one agent can and cannot reach.
+mod explain;
 /// `flockctl launch` and `halt`: what the handle's unit runs.
 pub mod launch;
 /// `flockctl up`, `down`, `start`, `stop`, `restart`.
 pub mod lifecycle;
 /// `flockctl logs`: the log of one agent.
 pub mod logs;
-/// `flockctl explain`: what one agent can and cannot reach.
-mod explain;
 /// `flockctl man`: the manual pages of flockctl.
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.

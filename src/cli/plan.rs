@@ -42,7 +42,7 @@ pub fn of(config: &Config, id: &AgentId) -> Result<(Plan, bool), Failure> {
     for (agent, _) in config.agents.iter().filter(|(_, a)| a.level >= Level::Process) {
         ledger.assign(config.host.uid_block, agent).map_err(Failure::failed)?;
     }
-    plan(config, ledger.uids(), id)
-        .map(|plan| (plan, provisional))
-        .ok_or_else(|| Failure::failed(format!("no agent {id} is configured; there are: {}", known())))
+    plan(config, ledger.uids(), id).map(|plan| (plan, provisional)).ok_or_else(|| {
+        Failure::failed(format!("no agent {id} is configured; there are: {}", known()))
+    })
 }

@@ -5,9 +5,9 @@
 //! After the start the kernel is asked about the process itself; what does not hold ends it.
 
 use crate::config::{Config, Egress};
+use crate::host::cgroup;
 use crate::host::units::readback::{self, Measured};
 use crate::host::units::{Systemd, UnitError, UnitFacts};
-use crate::host::cgroup;
 use crate::names::AgentId;
 use crate::plan::{Plan, Property};
 use crate::status::{self, Records};

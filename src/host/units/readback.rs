@@ -96,11 +96,7 @@ fn status_field<'a>(status: &'a str, field: &str) -> Option<&'a str> {
 fn root_is_read_only(mountinfo: &str) -> bool {
     let on_root = |line: &&str| line.split(' ').nth(4) == Some("/");
     let options = |line: &str| line.split(' ').nth(5).unwrap_or_default().to_owned();
-    mountinfo
-        .lines()
-        .filter(on_root)
-        .next_back()
-        .is_some_and(|line| options(line).split(',').any(|o| o == "ro"))
+    mountinfo.lines().rfind(on_root).is_some_and(|line| options(line).split(',').any(|o| o == "ro"))
 }
 
 /// The limits as the kernel holds them; a missing file means a missing controller.

@@ -27,7 +27,9 @@ pub mod host;
 pub mod journal;
 /// `Config` to `Plan`: pure data that says everything flock will do for an agent.
 pub mod plan;
-/// The order of everything, written once: apply, launch, halt.
-pub mod steps;
 /// What the agents are doing: PID 1's word, the records of their ends, one model for all readers.
 pub mod status;
+/// The order of everything, written once: apply, launch, halt.
+pub mod steps;
+/// Sends a task and collects its results.
+pub mod tasks;

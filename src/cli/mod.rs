@@ -17,14 +17,23 @@ mod completions;
 pub mod exit;
 /// `flockctl explain`: what one agent can and cannot reach.
 mod explain;
+/// `flockctl up`, `down`, `start`, `stop`, `restart`.
+pub mod lifecycle;
+/// `flockctl logs`: the log of one agent.
+pub mod logs;
 /// `flockctl man`: the manual pages of flockctl.
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
 pub mod out;
 /// `flockctl plan`: what would be done, and nothing of it.
 pub mod plan;
+/// `flockctl status`: what the agents are doing.
+pub mod status;
+/// `flockctl task send`: gives agents something to do.
+pub mod task;
 
 pub use exit::Failure;
+use lifecycle::Act;
 
 /// Runs many AI agents on one server, each behind a boundary that is measured.
 #[derive(Parser)]
@@ -41,6 +50,23 @@ pub struct Cli {
 /// Everything that flockctl can do.
 #[derive(Subcommand)]
 pub enum Verb {
+    /// Start every agent that is enabled.
+    Up,
+    /// Stop every agent.
+    Down,
+    /// Start agents.
+    Start(lifecycle::Named),
+    /// Stop agents.
+    Stop(lifecycle::Named),
+    /// Stop agents and start them again.
+    Restart(lifecycle::Named),
+    /// Show what the agents are doing.
+    Status(status::Status),
+    /// Show the log of an agent.
+    Logs(logs::Logs),
+    /// Give agents something to do.
+    #[command(subcommand)]
+    Task(task::Task),
     /// Check the configuration with the daemon's own loader.
     Check {
         /// This file instead of the installed one; agents.d beside it is read too.
@@ -94,6 +120,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Check { file } => check::run(file.as_ref().unwrap_or(&cli.config)),
         Verb::Explain { agent } => explain::run(agent, &cli.config),
         Verb::Agent(verb) => agent::run(verb, &cli.config),
+        Verb::Up => lifecycle::up(),
+        Verb::Down => lifecycle::down(),
+        Verb::Start(named) => lifecycle::run(Act::Start, named, &cli.config),
+        Verb::Stop(named) => lifecycle::run(Act::Stop, named, &cli.config),
+        Verb::Restart(named) => lifecycle::run(Act::Restart, named, &cli.config),
+        Verb::Status(args) => status::run(args, &cli.config),
+        Verb::Logs(args) => logs::run(args),
+        Verb::Task(task) => task::run(task, &cli.config),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),
     }

@@ -1,5 +1,7 @@
 //! `Plan` to machine. The only module that changes the machine.
 
+/// Access control lists as plain data.
+pub mod acl;
 /// Which limits this host can enforce at all.
 pub mod cgroup;
 /// Programs of the system, run with a fixed environment.
@@ -11,6 +13,8 @@ pub mod sys;
 /// What the tests of this module share.
 #[cfg(test)]
 mod testing;
+/// The shared tree: who may read and write what in it.
+pub mod tree;
 /// Transient systemd units over D-Bus, and what the kernel says of their processes.
 pub mod units;
 /// Which Unix user an agent is, and how that is made true.

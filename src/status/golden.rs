@@ -165,6 +165,7 @@ fn view() -> View {
 fn made(view: Option<&View>, missing: &[&'static str]) -> Report {
     report(&Sources {
         config: Some(&config()),
+        unread: None,
         seen: &agents(),
         enabled: &BTreeSet::from([id("agent-1")]),
         view,

@@ -118,6 +118,8 @@ pub struct Amount {
 pub struct Sources<'a> {
     /// The configuration, unless the caller may not read it.
     pub config: Option<&'a Config>,
+    /// Why the configuration was not read.
+    pub unread: Option<&'a str>,
     /// What PID 1 and the records say.
     pub seen: &'a BTreeMap<AgentId, Seen>,
     /// The agents that `flock.target` starts.
@@ -160,8 +162,8 @@ fn warnings(sources: &Sources<'_>) -> Vec<String> {
             }
         }
     }
-    if sources.config.is_none() {
-        lines.push("the configuration was not read: levels and loosened settings unknown".into());
+    if let Some(fault) = sources.unread {
+        lines.push(format!("levels and loosened settings are not known: {fault}"));
     }
     if !sources.missing_controllers.is_empty() {
         let names = sources.missing_controllers.join(", ");

@@ -1,0 +1,163 @@
+//! `flockctl status`: what the agents are doing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::cli::{Failure, logs, out};
+use crate::config;
+use crate::control::{Client, Request, Response};
+use crate::host::units::Systemd;
+use crate::names::AgentId;
+use crate::status::health::View;
+use crate::status::report::{Report, Sources, report};
+use crate::status::{Records, State, detail, systemd, table};
+use crate::text::printable_json;
+
+/// flockd may be busy; status does not wait longer for what only flockd knows.
+const FLOCKD_TIME: Duration = Duration::from_secs(3);
+/// Lines of the log under the block of one agent.
+const LOG_LINES: u32 = 10;
+
+/// The command line of `status`.
+#[derive(Args)]
+#[command(after_help = "Exit status: 0 when every agent shown that flock.target starts is up or \
+                        finished and none failed; 1 otherwise.")]
+pub struct Status {
+    /// The agents; none means all of them. One is shown in full.
+    #[arg(value_name = "AGENT")]
+    pub agents: Vec<AgentId>,
+    /// One JSON object for programs; its form is stable.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints the report.
+///
+/// # Errors
+/// When PID 1 does not answer, an agent is unknown, or an agent is not as it should be.
+pub fn run(args: &Status, file: &Path) -> Result<(), Failure> {
+    out::wait(async {
+        let report = collect(&args.agents, file).await?;
+        match (&report.agents[..], args.json) {
+            (_, true) => {
+                let json = serde_json::to_string(&report).map_err(Failure::failed)?;
+                out::line(&printable_json(&json))?;
+            }
+            ([agent], false) if !args.agents.is_empty() => {
+                let log = logs::last(&agent.agent, LOG_LINES).await;
+                out::bytes(detail::render(&report, agent, &log).as_bytes())?;
+            }
+            _ => out::bytes(table::render(&report).as_bytes())?,
+        }
+        verdict(&report)
+    })
+}
+
+/// Reads everything. What cannot be read is said in the report, except PID 1.
+async fn collect(agents: &[AgentId], file: &Path) -> Result<Report, Failure> {
+    let (config, unread) = match config::load(file) {
+        Ok(config) => (Some(config), None),
+        Err(faults) => (None, Some(first_line(&faults.to_string()))),
+    };
+    let pid1 = Systemd::connect().await.map_err(Failure::failed)?;
+    let loaded = systemd::list(&pid1).await.map_err(Failure::failed)?;
+    let mut known: BTreeSet<AgentId> = loaded.into_keys().collect();
+    known.extend(config.iter().flat_map(|config| config.agents.keys().cloned()));
+    let wanted = wanted(agents, known)?;
+    let seen = systemd::look(&pid1, &Records::default(), &wanted).await.map_err(Failure::failed)?;
+    let enabled = systemd::enabled(&pid1).await.map_err(Failure::failed)?;
+    let view = ask_flockd().await;
+    Ok(report(&Sources {
+        config: config.as_ref(),
+        unread: unread.as_deref(),
+        seen: &seen,
+        enabled: &enabled,
+        view: view.as_ref(),
+        missing_controllers: &missing_controllers(),
+        now: Timestamp::now(),
+    }))
+}
+
+/// Of a long message; `flockctl check` says the rest.
+fn first_line(text: &str) -> String {
+    format!("{} (flockctl check says more)", text.lines().next().unwrap_or_default())
+}
+
+/// Those asked for, or all.
+fn wanted(agents: &[AgentId], known: BTreeSet<AgentId>) -> Result<BTreeSet<AgentId>, Failure> {
+    if agents.is_empty() {
+        return Ok(known);
+    }
+    match agents.iter().find(|id| !known.contains(id)) {
+        Some(id) => Err(unknown(id, &known)),
+        None => Ok(agents.iter().cloned().collect()),
+    }
+}
+
+/// A name that no agent has.
+#[must_use]
+pub fn unknown(id: &AgentId, known: &BTreeSet<AgentId>) -> Failure {
+    let names: Vec<_> = known.iter().map(AgentId::as_str).collect();
+    Failure::usage(format!("no agent is called {id}; there are: {}", names.join(", ")))
+}
+
+/// What only flockd knows; nothing when it is not running, busy, or not for this user.
+async fn ask_flockd() -> Option<View> {
+    let answer = async {
+        let mut client = Client::ask(&Request::Status).await.ok()?;
+        match client.next().await {
+            Ok(Some(Response::Status(view))) => Some(view),
+            _ => None,
+        }
+    };
+    tokio::time::timeout(FLOCKD_TIME, answer).await.ok().flatten()
+}
+
+/// The controllers that limits need and this host does not have in cgroup v2.
+fn missing_controllers() -> Vec<&'static str> {
+    let found = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let found: Vec<&str> = found.split_whitespace().collect();
+    ["cpu", "io", "memory", "pids"].into_iter().filter(|name| !found.contains(name)).collect()
+}
+
+/// Whether all is as it should be.
+fn verdict(report: &Report) -> Result<(), Failure> {
+    let bad = |state, enabled| match state {
+        State::Failed | State::Unknown => true,
+        State::Stopped => enabled,
+        _ => false,
+    };
+    let names: Vec<_> = report
+        .agents
+        .iter()
+        .filter(|agent| bad(agent.state, agent.enabled))
+        .map(|agent| format!("{} ({})", agent.agent, agent.state.word()))
+        .collect();
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::failed(format!("not as it should be: {}", names.join(", ")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_agent_is_answered_with_those_that_exist() {
+        let id = |text| AgentId::parse(text).unwrap();
+        let known = BTreeSet::from([id("a"), id("b")]);
+        let error = wanted(&[id("a"), id("c")], known.clone()).unwrap_err();
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (2, "no agent is called c; there are: a, b")
+        );
+        assert_eq!(wanted(&[], known.clone()).unwrap(), known);
+        assert_eq!(wanted(&[id("b")], known).unwrap(), BTreeSet::from([id("b")]));
+    }
+}

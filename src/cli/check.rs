@@ -53,7 +53,7 @@ fn egress(egress: &Egress) -> String {
 fn warnings(config: &Config) -> Vec<String> {
     let mut said: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (id, agent) in &config.agents {
-        let mut lines = plan::loosened(config, agent);
+        let mut lines = plan::loosened(agent);
         if agent.level == Level::Workspace {
             lines.push("level 0 is no security boundary: agents of it share one user".to_owned());
         }

@@ -11,12 +11,16 @@ use crate::names::{AgentId, CONFIG_FILE};
 pub mod agent;
 /// `flockctl check`: the daemon's own loader.
 mod check;
+/// `flockctl apply` and `net-load`: makes the machine as configured.
+pub mod apply;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
 /// `flockctl explain`: what one agent can and cannot reach.
 mod explain;
+/// `flockctl launch` and `halt`: what the handle's unit runs.
+pub mod launch;
 /// `flockctl up`, `down`, `start`, `stop`, `restart`.
 pub mod lifecycle;
 /// `flockctl logs`: the log of one agent.
@@ -25,7 +29,7 @@ pub mod logs;
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
 pub mod out;
-/// `flockctl plan`: what would be done, and nothing of it.
+/// `flockctl plan`: what would be done.
 pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
@@ -82,6 +86,32 @@ pub enum Verb {
     /// Add and remove agents.
     #[command(subcommand)]
     Agent(agent::Agent),
+    /// Show what would be done for agents, and do nothing of it.
+    Plan {
+        /// Which agents.
+        #[command(flatten)]
+        agents: Agents,
+        /// One JSON array for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the machine as configured: users, tree, bus, egress.
+    Apply,
+    /// Start one agent now and measure its boundary; flock@.service runs this.
+    #[command(hide = true)]
+    Launch {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Stop one agent now; flock@.service runs this.
+    #[command(hide = true)]
+    Halt {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Load the egress table; flock-net.service runs this.
+    #[command(hide = true)]
+    NetLoad,
     /// Write flockctl's manual pages into a directory.
     #[command(hide = true)]
     Man {
@@ -128,6 +158,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Status(args) => status::run(args, &cli.config),
         Verb::Logs(args) => logs::run(args),
         Verb::Task(task) => task::run(task, &cli.config),
+        Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
+        Verb::Apply => apply::run(&cli.config),
+        Verb::Launch { agent } => launch::launch(agent, &cli.config),
+        Verb::Halt { agent } => launch::halt(agent),
+        Verb::NetLoad => apply::net_load(&cli.config),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),
     }

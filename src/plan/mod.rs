@@ -115,7 +115,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         egress: agent.egress.clone(),
         bus_port: config.bus.port,
         unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
-        loosened: loosened(config, agent),
+        loosened: loosened(agent),
         user,
         root,
     })
@@ -123,7 +123,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
 
 /// What the operator loosened against the defaults of the level, in plain words.
 #[must_use]
-pub fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
+pub fn loosened(agent: &AgentConfig) -> Vec<String> {
     let mut lines = Vec::new();
     if agent.egress == Egress::Unrestricted {
         lines.push("egress is unrestricted: it may connect to anything".to_owned());
@@ -135,9 +135,6 @@ pub fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
     }
     for path in &agent.read_write_paths {
         lines.push(format!("it may write {} on the host", path.display()));
-    }
-    if config.host.allow_unenforced_limits {
-        lines.push("limits that this host cannot enforce are allowed to be missing".to_owned());
     }
     lines
 }

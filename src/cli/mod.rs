@@ -9,10 +9,10 @@ use crate::names::{AgentId, CONFIG_FILE};
 
 /// `flockctl agent add` and `remove`: one agent's file in `agents.d`.
 pub mod agent;
-/// `flockctl check`: the daemon's own loader.
-mod check;
 /// `flockctl apply` and `net-load`: makes the machine as configured.
 pub mod apply;
+/// `flockctl check`: the daemon's own loader.
+mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.

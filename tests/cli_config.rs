@@ -79,6 +79,7 @@ fn check_warns_of_what_is_missing_on_this_host() {
         r#"
         [host]
         uid-block = "1000-1100"
+        unenforced-limits = "allow"
         [bus]
         server = "/nonexistent/nats-server"
         [agents.a]
@@ -99,6 +100,7 @@ fn check_warns_of_what_is_missing_on_this_host() {
     assert_eq!(code, 0);
     for line in [
         "warning: host.uid-block 1000-1100 overlaps 1000-60705, from which people's accounts are taken",
+        "warning: host.unenforced-limits: agents run without the limits that this host lacks",
         "warning: bus.server: /nonexistent/nats-server does not exist",
         "warning: a: /usr/bin/no-such-program does not exist",
         "warning: a: /nonexistent/a.env does not exist",

@@ -140,6 +140,32 @@ fn absent_empty_and_bus_allow_the_same() {
     }
 }
 
+/// What a name may not be written for, it may not lead to either: the egress table asks this.
+#[test]
+fn addresses_of_this_host_and_of_metadata_services_are_refused() {
+    let refused = |text: &str| config::refused_address(text.parse().unwrap()).is_some();
+    for text in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "169.254.169.254",
+        "100.100.100.200",
+        "224.0.0.1",
+        "::1",
+        "::",
+        "fe80::1",
+        "ff02::1",
+        "fd00:ec2::254",
+        "::ffff:127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+    ] {
+        assert!(refused(text), "{text}");
+    }
+    for text in ["192.0.2.1", "10.0.0.1", "2001:db8::1", "::ffff:192.0.2.1", "fd00::1"] {
+        assert!(!refused(text), "{text}");
+    }
+}
+
 #[test]
 fn a_value_in_the_environment_is_never_shown() {
     let faults = one("[agents.a]\ncommand = [\"/bin/sh\"]\n\

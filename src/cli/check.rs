@@ -63,6 +63,11 @@ fn warnings(config: &Config) -> Vec<String> {
     }
     let mut all: Vec<String> =
         said.into_iter().map(|(line, ids)| format!("{}: {line}", ids.join(", "))).collect();
+    if config.host.allow_unenforced_limits {
+        all.push(
+            "host.unenforced-limits: agents run without the limits that this host lacks".to_owned(),
+        );
+    }
     let block = config.host.uid_block;
     if block.first <= LOGIN_LAST {
         all.push(format!(

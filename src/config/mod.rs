@@ -31,6 +31,7 @@ mod rules;
 
 pub use cite::{Fault, Faults};
 pub use load::{Place, load, parse, parse_here, places, read};
+pub use rules::egress::refused_address;
 
 /// Everything the operator decided, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -55,10 +55,9 @@ fn port(text: &str) -> Result<u16, String> {
 
 fn host(text: &str) -> Result<String, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        let address = address.to_canonical();
         return match refused_address(address) {
             Some(why) => Err(why.to_owned()),
-            None => Ok(address.to_string()),
+            None => Ok(address.to_canonical().to_string()),
         };
     }
     if text.contains(':') {
@@ -97,8 +96,11 @@ fn name_form(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Why no agent may be given this address.
-fn refused_address(address: IpAddr) -> Option<&'static str> {
+/// Why no agent may be given this address, in whatever form it comes: this host itself, cloud
+/// metadata services, and what is no address to connect to. A name that leads here is as bad.
+#[must_use]
+pub fn refused_address(address: IpAddr) -> Option<&'static str> {
+    let address = address.to_canonical();
     if METADATA_ADDRESSES.contains(&address) {
         return Some(METADATA);
     }

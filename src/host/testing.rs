@@ -1,9 +1,15 @@
 //! What the tests of `host` share. They need root; without it they say that they did not run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+use super::command::Program;
+use crate::config::{Access, Egress};
+use crate::names::{AgentId, Level};
+use crate::plan::{Plan, RootPlan, TreePlan, UnitPlan, UserPlan};
 
 /// With this variable set a test that cannot run fails instead: the lab sets it.
 const NO_SKIP: &str = "FLOCK_TEST_NO_SKIP";
@@ -42,4 +48,54 @@ pub fn private_etc(test: &str) -> Option<tempfile::TempDir> {
     mount(Some(&copy), "/etc", no, MsFlags::MS_BIND, no).unwrap();
     mount(Some("none"), "/var/lib", Some("tmpfs"), MsFlags::empty(), no).unwrap();
     Some(dir)
+}
+
+/// Runs a shell command as root; panics when it fails.
+pub fn sh(command: &str) {
+    output(command);
+}
+
+/// What a shell command prints as root; panics when it fails.
+pub fn output(command: &str) -> String {
+    SHELL.run(&["-c", command], "").unwrap()
+}
+
+/// Runs a shell command as another user with these groups; says whether it succeeded.
+pub fn as_user(uid: u32, groups: &str, command: &str) -> bool {
+    let id = uid.to_string();
+    let arguments = ["--reuid", &id, "--regid", &id, "--groups", groups, "sh", "-c", command];
+    match SETPRIV.run(&arguments, "") {
+        Ok(_) => true,
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains("setpriv:"), "the test itself is broken: {text}");
+            false
+        }
+    }
+}
+
+const SHELL: Program = Program { path: "/bin/sh", package: "dash" };
+const SETPRIV: Program = Program { path: "/usr/bin/setpriv", package: "util-linux" };
+
+/// A plan that asks for nothing; tests change the part that they are about.
+pub fn plan(id: &str) -> Plan {
+    let agent = AgentId::parse(id).unwrap();
+    Plan {
+        level: Level::Process,
+        user: UserPlan { name: agent.user_name(), uid: 65_537 },
+        tree: TreePlan { workspace: agent.workspace(), common: Access::ReadOnly },
+        root: RootPlan {
+            dir: agent.root_dir(),
+            dirs: Vec::new(),
+            links: Vec::new(),
+            files: BTreeMap::new(),
+            secrets: Vec::new(),
+            binds: Vec::new(),
+        },
+        egress: Egress::Bus,
+        bus_port: 14_222,
+        unit: UnitPlan { name: agent.agent_unit(), slice: agent.slice(), properties: Vec::new() },
+        loosened: Vec::new(),
+        agent,
+    }
 }

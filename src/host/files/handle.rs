@@ -70,12 +70,6 @@ impl Handle {
         self.stat.st_mode & 0o7777
     }
 
-    /// Its size in bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        u64::try_from(self.stat.st_size).unwrap_or(0)
-    }
-
     /// A path that leads to this very object, whatever happens to its name. Valid while the
     /// handle lives, in this process.
     #[must_use]

@@ -135,6 +135,17 @@ pub fn remove(user: &UserPlan) -> Result<(), UsersError> {
     Ok(())
 }
 
+/// The number of a group that the package makes.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn gid(group: &str) -> Result<u32, UsersError> {
+    match group_by_name(group)? {
+        Some(found) => Ok(found.gid.as_raw()),
+        None => Err(UsersError::NoGroup { name: group.to_owned() }),
+    }
+}
+
 /// What the user database has under this name and this number.
 fn inspect(user: &UserPlan) -> Result<Account, UsersError> {
     let UserPlan { name, uid } = user;
@@ -240,7 +251,7 @@ fn user_by_uid(uid: u32) -> Result<Option<User>, UsersError> {
     answer(User::from_uid(Uid::from_raw(uid)), || format!("user number {uid}"))
 }
 
-pub(super) fn group_by_name(name: &str) -> Result<Option<Group>, UsersError> {
+fn group_by_name(name: &str) -> Result<Option<Group>, UsersError> {
     answer(Group::from_name(name), || format!("group {name}"))
 }
 
@@ -264,7 +275,7 @@ fn answer<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::testing;
+    use crate::host::testing::{self, sh};
 
     fn plan(name: &str, uid: u32) -> UserPlan {
         UserPlan { name: name.to_owned(), uid }
@@ -274,11 +285,6 @@ mod tests {
         let text = std::fs::read_to_string(file).unwrap();
         assert!(text.contains(from), "{file} has no {from:?}:\n{text}");
         std::fs::write(file, text.replacen(from, to, 1)).unwrap();
-    }
-
-    fn sh(command: &str) {
-        let shell = Program { path: "/bin/sh", package: "dash" };
-        shell.run(&["-c", command], "").unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod ledger;
 use std::io;
 use std::path::PathBuf;
 
-pub use accounts::{check, ensure, remove};
+pub use accounts::{check, ensure, gid, remove};
 pub use ledger::Ledger;
 
 use super::command::CommandError;
@@ -56,6 +56,12 @@ pub enum UsersError {
     #[error("user {name}: it does not exist: run flockctl apply")]
     Absent {
         /// The account.
+        name: String,
+    },
+    /// A group of the package does not exist.
+    #[error("group {name}: it does not exist: run systemd-sysusers, or install ai-flock again")]
+    NoGroup {
+        /// The group.
         name: String,
     },
     /// The user database does not answer, which is not the same as "no such user".

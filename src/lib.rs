@@ -21,6 +21,8 @@ pub mod cli;
 pub mod config;
 /// The socket on which operators without root talk to flockd.
 pub mod control;
+/// flockd: keeps the world as configured, answers operators, holds no agent.
+pub mod daemon;
 /// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.
 pub mod host;
 /// The log of an agent, by fields that an agent cannot forge.

@@ -1,2 +1,4 @@
 //! The daemon.
-fn main() {}
+fn main() -> std::process::ExitCode {
+    flock::daemon::main()
+}

@@ -126,6 +126,12 @@ impl Hub {
         Ok(Self { client, js })
     }
 
+    /// Whether the connection stands now; one that was lost comes back by itself.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
     /// Makes or brings up to date the shared queue and the streams of `members`. Tasks that wait are kept.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Start, stop and read units.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -261,7 +262,9 @@ impl Systemd {
         &self.connection
     }
 
-    /// The signal can come before the reply to the call, so the stream is opened first.
+    /// The signal can come before the reply to the call, so the stream is opened first. And it is
+    /// read while the call is under way: a stream that is not read stops the connection after 64
+    /// signals (other people's jobs), and with it the reply.
     async fn job(
         &self,
         verb: &'static str,
@@ -269,22 +272,36 @@ impl Systemd {
         call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
     ) -> Result<(), UnitError> {
         let mut ended = self.manager.receive_job_removed().await.map_err(UnitError::Bus)?;
-        let job = call.await.map_err(|error| refused(verb, unit, &error))?;
+        let mut call = pin!(call);
+        let mut early = Vec::new();
         let result = tokio::time::timeout(PATIENCE, async {
-            while let Some(signal) = ended.next().await {
-                match signal.args() {
-                    Ok(args) if args.job.as_str() == job.as_str() => {
-                        return Some(args.result.clone());
+            let mut job = None;
+            loop {
+                tokio::select! {
+                    reply = &mut call, if job.is_none() => {
+                        let path = reply.map_err(|error| refused(verb, unit, &error))?;
+                        if let Some((_, result)) = early.iter().find(|(early, _)| *early == path) {
+                            return Ok(Some(String::clone(result)));
+                        }
+                        job = Some(path);
                     }
-                    _ => {}
+                    signal = ended.next() => {
+                        let Some(signal) = signal else { return Ok(None) };
+                        let Ok(args) = signal.args() else { continue };
+                        match &job {
+                            Some(job) if *job == args.job => return Ok(Some(args.result)),
+                            Some(_) => {}
+                            None => early.push((args.job, args.result)),
+                        }
+                    }
                 }
             }
-            None
         });
         match result.await {
-            Ok(Some(result)) if result == "done" || result == "skipped" => Ok(()),
-            Ok(Some(result)) => Err(UnitError::Job { verb, unit: unit.to_owned(), result }),
-            Ok(None) | Err(_) => Err(UnitError::Unknown { verb, unit: unit.to_owned() }),
+            Ok(Ok(Some(result))) if result == "done" || result == "skipped" => Ok(()),
+            Ok(Ok(Some(result))) => Err(UnitError::Job { verb, unit: unit.to_owned(), result }),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(None)) | Err(_) => Err(UnitError::Unknown { verb, unit: unit.to_owned() }),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, HeaderMap, Message, Request, StatusCode, Subscriber};
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::log;
@@ -40,19 +40,23 @@ pub enum Verdict {
 pub struct Link {
     client: Client,
     id: AgentId,
-    connected: Arc<Notify>,
+    connects: watch::Receiver<u64>,
 }
 
 impl Link {
     /// Connects, however long it takes; the bus may start later than its agents.
     pub async fn connect(settings: &Settings) -> Self {
-        let connected = Arc::new(Notify::new());
+        let (count, connects) = watch::channel(0);
+        let count = Arc::new(count);
         let mut pause = FIRST_PAUSE;
         loop {
-            match options(settings, &connected).connect(&settings.url).await {
+            match options(settings, &count).connect(&settings.url).await {
                 Ok(client) => {
+                    // The news of it comes a little later, and is not to be taken for a second one.
+                    let mut connects = connects.clone();
+                    let _ = timeout(ANSWER, connects.wait_for(|n| *n > 0)).await;
                     log::info(&format!("connected to the bus at {}", settings.url));
-                    return Self { client, id: settings.id.clone(), connected };
+                    return Self { client, id: settings.id.clone(), connects };
                 }
                 Err(e) => {
                     let (url, seconds) = (&settings.url, pause.as_secs_f32());
@@ -66,9 +70,12 @@ impl Link {
         }
     }
 
-    /// Returns when the connection has been made or made again since the last call.
-    pub async fn connected(&self) {
-        self.connected.notified().await;
+    /// Counts how often the connection was made; a change means that it was made again.
+    #[must_use]
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        let mut connects = self.connects.clone();
+        connects.mark_unchanged();
+        connects
     }
 
     /// Asks for one task; `None` when there is none within a while.
@@ -76,9 +83,14 @@ impl Link {
     /// # Errors
     /// With what the server says, or that it does not answer.
     pub async fn next_task(&self) -> Result<Option<Message>, String> {
-        let ask = serde_json::json!({ "batch": 1, "expires": HOLD.as_nanos() as u64 }).to_string();
-        let request =
-            Request::new().payload(ask.into()).timeout(Some(HOLD + Duration::from_secs(5)));
+        let ask = serde_json::json!({ "batch": 1, "expires": HOLD.as_secs() * 1_000_000_000 })
+            .to_string();
+        // An inbox of its own: a task keeps its stream's subject, and the client finds the waiter of
+        // an ordinary request by the subject of the answer.
+        let request = Request::new()
+            .inbox(self.client.new_inbox())
+            .payload(ask.into())
+            .timeout(Some(HOLD + Duration::from_secs(5)));
         let answer = self.client.send_request(subject::next_task(&self.id), request).await;
         let answer = answer.map_err(|e| e.to_string())?;
         match answer.status {
@@ -183,8 +195,8 @@ fn stored(payload: &[u8]) -> Result<(), String> {
     }
 }
 
-fn options(settings: &Settings, connected: &Arc<Notify>) -> ConnectOptions {
-    let connected = Arc::clone(connected);
+fn options(settings: &Settings, count: &Arc<watch::Sender<u64>>) -> ConnectOptions {
+    let count = Arc::clone(count);
     // The same trouble again and again is one line.
     let last = Arc::new(Mutex::new(String::new()));
     ConnectOptions::with_user_and_password(settings.user.clone(), settings.password.clone())
@@ -198,7 +210,7 @@ fn options(settings: &Settings, connected: &Arc<Notify>) -> ConnectOptions {
         .event_callback(move |event| {
             let text = event.to_string();
             if matches!(event, async_nats::Event::Connected) {
-                connected.notify_one();
+                count.send_modify(|n| *n += 1);
             }
             let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if *last != text {

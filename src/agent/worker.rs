@@ -96,8 +96,11 @@ async fn take_tasks(worker: &Arc<Worker>) {
         if *stop.borrow() {
             break;
         }
+        let mut connects = worker.link.connects();
         let next = tokio::select! {
             next = worker.link.next_task() => next,
+            // The server forgets who asked when the connection is lost.
+            Ok(()) = connects.changed() => continue,
             () = stopped(&mut stop) => break,
         };
         while jobs.try_join_next().is_some() {}
@@ -126,8 +129,9 @@ async fn take_tasks(worker: &Arc<Worker>) {
 async fn heartbeats(worker: Arc<Worker>) {
     let mut ticks = interval(HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connects = worker.link.connects();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, () = worker.link.connected() => {} }
+        tokio::select! { _ = ticks.tick() => {}, Ok(()) = connects.changed() => {} }
         let running = worker.running.load(Ordering::Relaxed);
         worker.link.heartbeat(running, worker.settings.parallel).await;
     }
@@ -321,7 +325,10 @@ fn describe(result: &mut TaskResult, outcome: Outcome, limit: Duration) {
 /// Cuts the output to what fits into a message; the file has all of it.
 fn shorten(result: &mut TaskResult) {
     if result.output.len() > OUTPUT_IN_MESSAGE {
-        let cut = result.output.floor_char_boundary(OUTPUT_IN_MESSAGE);
+        let mut cut = OUTPUT_IN_MESSAGE;
+        while !result.output.is_char_boundary(cut) {
+            cut -= 1;
+        }
         result.output.truncate(cut);
         result.truncated = true;
     }

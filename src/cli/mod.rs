@@ -7,18 +7,30 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::names::{AgentId, CONFIG_FILE};
 
+/// `flockctl apply` and `net-load`: makes the machine as configured.
+pub mod apply;
+/// `flockctl agent add` and `remove`: one agent's file in `agents.d`.
+pub mod agent;
+/// `flockctl check`: the daemon's own loader.
+mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
+/// `flockctl launch` and `halt`: what the handle's unit runs.
+pub mod launch;
 /// `flockctl up`, `down`, `start`, `stop`, `restart`.
 pub mod lifecycle;
 /// `flockctl logs`: the log of one agent.
 pub mod logs;
+/// `flockctl explain`: what one agent can and cannot reach.
+mod explain;
 /// `flockctl man`: the manual pages of flockctl.
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
 pub mod out;
+/// `flockctl plan`: what would be done.
+pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
 /// `flockctl task send`: gives agents something to do.
@@ -60,7 +72,46 @@ pub enum Verb {
     #[command(subcommand)]
     Task(task::Task),
     /// Check the configuration with the daemon's own loader.
-    Check,
+    Check {
+        /// This file instead of the installed one; agents.d beside it is read too.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Say in plain words what an agent can and cannot reach.
+    Explain {
+        /// The agent.
+        #[arg(value_name = "AGENT")]
+        agent: AgentId,
+    },
+    /// Add and remove agents.
+    #[command(subcommand)]
+    Agent(agent::Agent),
+    /// Show what would be done for agents, and do nothing of it.
+    Plan {
+        /// Which agents.
+        #[command(flatten)]
+        agents: Agents,
+        /// One JSON array for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the machine as configured: users, tree, bus, egress.
+    Apply,
+    /// Start one agent now and measure its boundary; flock@.service runs this.
+    #[command(hide = true)]
+    Launch {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Stop one agent now; flock@.service runs this.
+    #[command(hide = true)]
+    Halt {
+        /// The agent.
+        agent: AgentId,
+    },
+    /// Load the egress table; flock-net.service runs this.
+    #[command(hide = true)]
+    NetLoad,
     /// Write flockctl's manual pages into a directory.
     #[command(hide = true)]
     Man {
@@ -96,6 +147,9 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
+        Verb::Check { file } => check::run(file.as_ref().unwrap_or(&cli.config)),
+        Verb::Explain { agent } => explain::run(agent, &cli.config),
+        Verb::Agent(verb) => agent::run(verb, &cli.config),
         Verb::Up => lifecycle::up(),
         Verb::Down => lifecycle::down(),
         Verb::Start(named) => lifecycle::run(Act::Start, named, &cli.config),
@@ -104,7 +158,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Status(args) => status::run(args, &cli.config),
         Verb::Logs(args) => logs::run(args),
         Verb::Task(task) => task::run(task, &cli.config),
-        Verb::Check => Err(Failure::usage("not yet")),
+        Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
+        Verb::Apply => apply::run(&cli.config),
+        Verb::Launch { agent } => launch::launch(agent, &cli.config),
+        Verb::Halt { agent } => launch::halt(agent),
+        Verb::NetLoad => apply::net_load(&cli.config),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),
     }

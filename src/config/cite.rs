@@ -67,7 +67,8 @@ impl fmt::Display for Fault {
         if let Some((line, column)) = self.place {
             write!(f, "{line}:{column}:")?;
         }
-        write!(f, " {}\n{}", self.message, self.picture)
+        write!(f, " {}", self.message)?;
+        if self.picture.is_empty() { Ok(()) } else { write!(f, "\n{}", self.picture) }
     }
 }
 
@@ -83,13 +84,13 @@ pub struct Faults {
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = if self.count == 1 { "" } else { "s" };
-        writeln!(f, "the configuration has {} fault{plural}:", self.count)?;
+        write!(f, "the configuration has {} fault{plural}:", self.count)?;
         for fault in &self.list {
-            write!(f, "{fault}")?;
+            write!(f, "\n{fault}")?;
         }
         match self.count - self.list.len() {
             0 => Ok(()),
-            more => writeln!(f, "... and {more} more"),
+            more => write!(f, "\n... and {more} more"),
         }
     }
 }
@@ -230,7 +231,8 @@ impl<'a> Report<'a> {
         let carets = "^".repeat(width(&place).max(1));
         let mut out = format!("  {number} | {before}{place}{after}");
         out.truncate(out.trim_end().len());
-        let _ = writeln!(out, "\n  {gutter} | {}{carets} {}", " ".repeat(width(&before)), raw.may);
+        let _ = write!(out, "\n  {gutter} | {}{carets} {}", " ".repeat(width(&before)), raw.may);
+        out.truncate(out.trim_end().len());
         out
     }
 

@@ -37,7 +37,12 @@ pub struct Place {
 /// All faults of all files come back at once.
 pub fn load(path: &Path) -> Result<Config, Faults> {
     let (files, refused) = gather(path);
-    compile(&files, refused, |path| std::fs::canonicalize(path).ok())
+    compile(&files, refused, follow)
+}
+
+/// Where a path leads today.
+fn follow(path: &Path) -> Option<PathBuf> {
+    std::fs::canonicalize(path).ok()
 }
 
 /// Checks texts as if they were files; the first is the main one. Touches no file.
@@ -46,6 +51,14 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
 /// All faults of all texts.
 pub fn parse(files: &[(PathBuf, String)]) -> Result<Config, Faults> {
     compile(files, Vec::new(), |_| None)
+}
+
+/// Checks texts as if they were files of this host; what they name is looked at, as in [`load`].
+///
+/// # Errors
+/// All faults of all texts.
+pub fn parse_here(files: &[(PathBuf, String)]) -> Result<Config, Faults> {
+    compile(files, Vec::new(), follow)
 }
 
 /// The texts that [`load`] would check.

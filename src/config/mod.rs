@@ -14,6 +14,8 @@ mod across;
 mod check;
 /// Faults with their place.
 mod cite;
+/// Files of `agents.d`: one made, one removed.
+pub mod edit;
 /// How one value is read.
 mod fields;
 /// TOML as written.
@@ -28,7 +30,7 @@ mod part;
 mod rules;
 
 pub use cite::{Fault, Faults};
-pub use load::{Place, load, parse, places, read};
+pub use load::{Place, load, parse, parse_here, places, read};
 
 /// Everything the operator decided, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -204,6 +206,13 @@ pub struct HostPort {
     pub host: String,
     /// A TCP port.
     pub port: u16,
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (host, port) = (&self.host, self.port);
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 /// Whether a path may be written.

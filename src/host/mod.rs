@@ -8,6 +8,8 @@ pub mod cgroup;
 mod command;
 /// The dangerous opens, all of them.
 pub mod files;
+/// The skeleton that becomes an agent's root directory.
+pub mod root;
 /// The one file where `unsafe` is allowed.
 pub mod sys;
 /// What the tests of this module share.

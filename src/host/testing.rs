@@ -52,7 +52,12 @@ pub fn private_etc(test: &str) -> Option<tempfile::TempDir> {
 
 /// Runs a shell command as root; panics when it fails.
 pub fn sh(command: &str) {
-    SHELL.run(&["-c", command], "").unwrap();
+    output(command);
+}
+
+/// What a shell command prints as root; panics when it fails.
+pub fn output(command: &str) -> String {
+    SHELL.run(&["-c", command], "").unwrap()
 }
 
 /// Runs a shell command as another user with these groups; says whether it succeeded.

@@ -11,9 +11,13 @@ use serde::Serialize;
 use crate::config::{Access, AgentConfig, Config, Egress, Need};
 use crate::names::{AgentId, Level, WORKSPACE_USER};
 
+/// A plan as what an agent can and cannot reach.
+mod explain;
 /// What each rung of the ladder adds to the one below it.
 mod level0;
 mod level1;
+/// Which property keeps an agent from what.
+mod promise;
 /// A systemd unit property as data, and the systemd that knows it.
 pub mod property;
 /// A plan in words.
@@ -21,9 +25,10 @@ mod render;
 /// What the agent's root directory contains.
 mod root;
 
+pub use explain::explain;
 pub use property::{Property, Value};
 pub use render::render;
-pub use root::{RootPlan, SecretFile};
+pub use root::{Bind, RootPlan, SecretFile};
 
 /// Everything flock will do for one agent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -110,7 +115,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         egress: agent.egress.clone(),
         bus_port: config.bus.port,
         unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
-        loosened: loosened(config, agent),
+        loosened: loosened(agent),
         user,
         root,
     })
@@ -118,7 +123,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
 
 /// What the operator loosened against the defaults of the level, in plain words.
 #[must_use]
-pub fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
+pub fn loosened(agent: &AgentConfig) -> Vec<String> {
     let mut lines = Vec::new();
     if agent.egress == Egress::Unrestricted {
         lines.push("egress is unrestricted: it may connect to anything".to_owned());
@@ -130,9 +135,6 @@ pub fn loosened(config: &Config, agent: &AgentConfig) -> Vec<String> {
     }
     for path in &agent.read_write_paths {
         lines.push(format!("it may write {} on the host", path.display()));
-    }
-    if config.host.allow_unenforced_limits {
-        lines.push("limits that this host cannot enforce are allowed to be missing".to_owned());
     }
     lines
 }

@@ -64,6 +64,12 @@ impl Property {
         Self { until: Some(until), ..self }
     }
 
+    /// Whether every supported systemd is given the property.
+    #[must_use]
+    pub fn is_for_all(&self) -> bool {
+        self.since <= 252 && self.until.is_none()
+    }
+
     /// Whether this systemd is given the property.
     #[must_use]
     pub fn is_for(&self, systemd: u16) -> bool {

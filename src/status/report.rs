@@ -248,7 +248,7 @@ fn level(facts: &Facts, config: Option<&AgentConfig>) -> Option<Level> {
 
 fn loosened(sources: &Sources<'_>, config: Option<&AgentConfig>) -> Vec<String> {
     match (sources.config, config) {
-        (Some(all), Some(agent)) => plan::loosened(all, agent),
+        (Some(_), Some(agent)) => plan::loosened(agent),
         _ => Vec::new(),
     }
 }

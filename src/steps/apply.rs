@@ -81,7 +81,9 @@ pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
     }
     done.changes.extend(tree::ensure(&plans)?);
     for plan in &plans {
-        done.changes.extend(root::ensure(plan)?);
+        if !root::ensure(plan)?.is_empty() {
+            done.changes.push(format!("made the root of {}", plan.agent));
+        }
     }
     let newcomers: Vec<AgentId> =
         plans.iter().map(|p| p.agent.clone()).filter(|id| !id.identity_file().exists()).collect();

@@ -254,10 +254,17 @@ async fn resolve(hosts: &[HostPort]) -> Vec<Resolved> {
 fn reachable(address: &IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
-            !(v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast())
+            !(v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_multicast()
+                || v4.is_broadcast())
         }
         IpAddr::V6(v6) => {
-            !(v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast())
+            !(v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified()
+                || v6.is_multicast())
         }
     }
 }
@@ -276,7 +283,8 @@ mod tests {
 
     #[test]
     fn a_name_cannot_lead_back_to_the_host() {
-        for bad in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1"] {
+        for bad in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1"]
+        {
             assert!(!reachable(&bad.parse().unwrap()), "{bad}");
         }
         for good in ["192.0.2.1", "10.0.0.5", "2001:db8::1"] {

@@ -7,16 +7,14 @@
 use crate::config::{Config, Egress};
 use crate::host::units::readback::{self, Measured};
 use crate::host::units::{Systemd, UnitError, UnitFacts};
-use crate::host::{cgroup, sys};
+use crate::host::cgroup;
 use crate::names::AgentId;
 use crate::plan::{Plan, Property};
 use crate::status::{self, Records};
 use crate::steps::apply::{self, ApplyError};
+use crate::steps::enforced::{self, NotEnforced};
 use crate::steps::fence::{self, FenceError};
 use crate::steps::lock::{Lock, LockError};
-
-/// The slice of all agents; it denies the network to all of them.
-const SLICE: &str = "flock-agents.slice";
 
 /// Why an agent was not started. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +48,9 @@ pub enum LaunchError {
         /// In the words of the configuration.
         limits: String,
     },
-    /// `IPAddressDeny=` is only a word on this host.
-    #[error(
-        "launch {0}: IPAddressDeny= is not enforced on this host ({1}): flock needs a kernel with \
-         CONFIG_CGROUP_BPF and bpf(2); flockctl doctor says more"
-    )]
-    NoEgressFilter(AgentId, String),
+    /// The host cannot enforce the second wall around the network.
+    #[error("launch {0}: {1}")]
+    Host(AgentId, #[source] NotEnforced),
     /// PID 1.
     #[error("launch {0}: {1}")]
     Unit(AgentId, #[source] UnitError),
@@ -99,11 +94,11 @@ pub async fn launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchErr
         return Err(LaunchError::Unknown { id: id.clone(), known: known.join(", ") });
     }
     let _lock = Lock::agent(id)?;
-    let mut plan = apply::ensure(config, id).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
+    let mut plan =
+        apply::ensure(config, id).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
     let systemd = Systemd::connect().await.map_err(|e| LaunchError::Unit(id.clone(), e))?;
     host_enforces(config, &systemd, &plan).await?;
-    let opened =
-        fence::open(config, &plan).await.map_err(|e| LaunchError::Fence(id.clone(), e))?;
+    let opened = fence::open(config, &plan).await.map_err(|e| LaunchError::Fence(id.clone(), e))?;
     let hosts = opened.hosts_file();
     apply::set_hosts(&mut plan, hosts).map_err(|e| LaunchError::Apply(id.clone(), e))?;
     let mut properties = plan.unit.properties.clone();
@@ -130,16 +125,7 @@ async fn host_enforces(config: &Config, systemd: &Systemd, plan: &Plan) -> Resul
     if plan.egress == Egress::Unrestricted {
         return Ok(());
     }
-    let unit = |e| LaunchError::Unit(id.clone(), e);
-    systemd.start(SLICE).await.map_err(unit)?;
-    let facts = systemd.facts(SLICE).await.map_err(unit)?;
-    let programs = std::fs::File::open(cgroup::dir(&facts.text("ControlGroup")))
-        .and_then(|dir| sys::cgroup_bpf_programs(&dir, sys::Direction::Egress));
-    match programs {
-        Ok(0) => Err(LaunchError::NoEgressFilter(id.clone(), format!("{SLICE} has no filter"))),
-        Ok(_) => Ok(()),
-        Err(error) => Err(LaunchError::NoEgressFilter(id.clone(), format!("{SLICE}: {error}"))),
-    }
+    enforced::egress_filter(systemd).await.map_err(|e| LaunchError::Host(id.clone(), e))
 }
 
 /// Starts the unit, or finds that it runs; then asks the kernel.

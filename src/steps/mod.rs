@@ -2,6 +2,8 @@
 
 /// Users, tree, roots, identities, egress and handles of all configured agents, in one batch.
 pub mod apply;
+/// Whether this host does what a unit's properties say.
+pub mod enforced;
 /// The egress table: what every agent may reach, resolved, loaded and read back.
 pub mod fence;
 /// Stops one agent.

@@ -1,11 +1,12 @@
 //! Names and values of environment variables, and names of secrets.
 
 /// Variables that are refused, with the reason. A `*` at the end stands for any rest.
-const REFUSED: [(&str, &str); 32] = [
+const REFUSED: [(&str, &str); 33] = [
     ("AGENT_ID", "flock sets it"),
     ("NATS_*", "flock sets it"),
     ("SHARED_DIR", "flock sets it"),
     ("HOME", "flock sets it"),
+    ("XDG_RUNTIME_DIR", "flock sets it"),
     ("FLOCK_*", "flock keeps it for itself"),
     ("USER", "systemd sets it from the agent's user"),
     ("LOGNAME", "systemd sets it from the agent's user"),

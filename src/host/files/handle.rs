@@ -70,7 +70,6 @@ impl Handle {
         self.stat.st_mode & 0o7777
     }
 
-
     /// A path that leads to this very object, whatever happens to its name. Valid while the
     /// handle lives, in this process.
     #[must_use]

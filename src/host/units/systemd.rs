@@ -189,7 +189,7 @@ impl Systemd {
         }
     }
 
-    /// What PID 1 knows of a unit, with two calls. One that is not loaded has
+    /// What PID 1 knows of a service or a slice, with two calls. One that is not loaded has
     /// `LoadState=not-found`.
     ///
     /// # Errors
@@ -204,7 +204,11 @@ impl Systemd {
             .await
             .map_err(UnitError::Bus)?;
         let mut all = HashMap::new();
-        for interface in ["org.freedesktop.systemd1.Unit", "org.freedesktop.systemd1.Service"] {
+        let kind = match unit.rsplit_once('.') {
+            Some((_, "slice")) => "org.freedesktop.systemd1.Slice",
+            _ => "org.freedesktop.systemd1.Service",
+        };
+        for interface in ["org.freedesktop.systemd1.Unit", kind] {
             let name =
                 zbus::names::InterfaceName::from_static_str(interface).map_err(UnitError::Bus)?;
             let found = proxy.get_all(name).await.map_err(|e| UnitError::Bus(e.into()))?;

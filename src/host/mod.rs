@@ -6,6 +6,8 @@ pub mod acl;
 pub mod cgroup;
 /// Programs of the system, run with a fixed environment.
 mod command;
+/// What agents may reach on the network.
+pub mod egress;
 /// The dangerous opens, all of them.
 pub mod files;
 /// The skeleton that becomes an agent's root directory.

@@ -1,10 +1,11 @@
 //! System calls that no library wraps: the one file of flock with `unsafe` in it.
-#![allow(unsafe_code, reason = "bpf(2) has no safe wrapper among our libraries")]
+#![allow(unsafe_code, reason = "no library we use has a safe form of these calls")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use nix::libc;
+use tokio::io::unix::AsyncFd;
 
 /// Which way packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,17 @@ pub fn cgroup_bpf_programs(cgroup: impl AsFd, direction: Direction) -> io::Resul
     Ok(query.prog_cnt)
 }
 
+/// Lets the tokio runtime wait for a descriptor that no type of tokio's own stands for.
+///
+/// # Errors
+/// When the descriptor cannot be polled. Panics outside of a runtime.
+pub fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` has one and the same descriptor for its whole life, keeps it open that
+    // long, and is moved into the `AsyncFd` here, which drops it after it has deregistered it.
+    let registered = unsafe { AsyncFd::register(fd) };
+    registered.map_err(io::Error::from)
+}
+
 /// One call of bpf(2) whose attributes carry no pointer, or pointers that outlive the call.
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes at most `size_of::<T>()` bytes at `attributes`, which is
@@ -69,7 +81,7 @@ mod tests {
     use super::*;
     use crate::host::testing;
     use std::fs::{self, File};
-    use std::os::fd::{FromRawFd as _, OwnedFd};
+    use std::os::fd::FromRawFd as _;
 
     /// `union bpf_attr` for `BPF_PROG_LOAD`, as far as it is needed.
     #[repr(C)]

@@ -65,5 +65,9 @@ fn the_streams_and_consumers() {
         let results = serde_json::json!({ "config": streams::results(&id), "consumers": [] });
         all.insert(streams::results(&id).name, results);
     }
+    for config in [streams::queue(), streams::dead_letters()] {
+        let name = config.name.clone();
+        all.insert(name, serde_json::json!({ "config": config, "consumers": [] }));
+    }
     compare("streams.json", &format!("{}\n", serde_json::to_string_pretty(&all).unwrap()));
 }

@@ -11,9 +11,10 @@ use flock::bus::hub::{self, Hub, Notice, Report};
 use flock::bus::identity::{self, Identities};
 use flock::bus::message::{Address, Status, Task};
 use flock::bus::streams::{Delivery, Member};
-use flock::bus::{Settings, server_conf, version};
+use flock::bus::{Settings, queue, server_conf, version};
 use flock::names::AgentId;
 use futures_util::StreamExt as _;
+use tokio::sync::{mpsc, watch};
 
 /// A server of its own in a folder of its own; it ends with the value.
 struct Bus {
@@ -204,4 +205,165 @@ async fn errors_say_what_to_do() {
     assert!(text.contains("authorization violation"), "{text}");
     hub.forget(&id("agent-1")).await.unwrap();
     hub.forget(&id("agent-1")).await.unwrap();
+}
+
+/// A plain agent: a heartbeat with its places now and then, and its tasks into a channel.
+async fn plain_agent(bus: &Bus, name: &'static str, places: u32) -> Plain {
+    let client = bus.agent(name).await;
+    let mut tasks = client.subscribe("tasks.*").await.unwrap();
+    client.flush().await.unwrap();
+    let (sender, got) = mpsc::unbounded_channel();
+    let beat = client.clone();
+    let alive = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let text = format!("{{\"at\":\"2026-01-01T00:00:00Z\",\"parallel\":{places}}}");
+                    beat.publish(format!("agent.{name}.heartbeat"), text.into()).await.unwrap();
+                }
+                Some(message) = tasks.next() => {
+                    let task = flock::bus::message::parse::<Task>(&message.payload).unwrap();
+                    let _ = sender.send(task);
+                }
+            }
+        }
+    });
+    Plain { client, got, alive }
+}
+
+struct Plain {
+    client: async_nats::Client,
+    got: mpsc::UnboundedReceiver<Task>,
+    alive: tokio::task::JoinHandle<()>,
+}
+
+impl Plain {
+    async fn task(&mut self) -> Task {
+        tokio::time::timeout(Duration::from_secs(10), self.got.recv()).await.unwrap().unwrap()
+    }
+
+    async fn answer(&self, task: &Task) {
+        let text = format!("{{\"task\":\"{}\"}}", task.id);
+        self.client.publish("task.result", text.into()).await.unwrap();
+        self.client.flush().await.unwrap();
+    }
+}
+
+async fn waiting(hub_settings: &Bus) -> u64 {
+    let who = &hub_settings.all.operator;
+    let options = async_nats::ConnectOptions::with_user_and_password(
+        who.user().to_owned(),
+        who.password().to_owned(),
+    );
+    let client = options.connect(hub_settings.settings.url()).await.unwrap();
+    let js = async_nats::jetstream::new(client);
+    js.get_stream("QUEUE").await.unwrap().cached_info().state.messages
+}
+
+async fn queue_is_empty(bus: &Bus) {
+    for _ in 0..100 {
+        if waiting(bus).await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{} tasks stay in the queue", waiting(bus).await);
+}
+
+fn any(text: &str) -> Task {
+    Task::new(Address::Any, text)
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn each_task_of_the_queue_goes_to_one_agent_with_a_free_place() {
+    let bus = Bus::start(&["agent-1", "agent-2"]);
+    let hub = bus.hub().await;
+    let members = [member("agent-1", Delivery::Push), member("agent-2", Delivery::Push)];
+    hub.ensure(&members).await.unwrap();
+    let (say, stop) = watch::channel(false);
+    let silence = Duration::from_secs(2);
+    let queue = tokio::spawn(queue::run(hub.clone(), members.to_vec(), silence, stop));
+    let mut one = plain_agent(&bus, "agent-1", 2).await;
+    let mut two = plain_agent(&bus, "agent-2", 1).await;
+    for n in 0..5 {
+        assert!(hub.send(&any(&n.to_string()), &[]).await[0].1.is_ok());
+    }
+    let mut first = vec![one.task().await, one.task().await, two.task().await];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(one.got.try_recv().is_err() && two.got.try_recv().is_err(), "no place, no task");
+    two.answer(&first[0]).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(two.got.try_recv().is_err(), "an answer to another's task frees nothing");
+    assert_eq!(waiting(&bus).await, 5, "and ends nothing");
+    let last = first.pop().unwrap();
+    two.answer(&last).await;
+    let fourth = two.task().await;
+    two.answer(&fourth).await;
+    let fifth = two.task().await;
+    // Two falls silent: what it has goes to another, as the second attempt.
+    two.alive.abort();
+    one.answer(&first[0]).await;
+    one.answer(&first[1]).await;
+    let again = one.task().await;
+    assert_eq!((again.id.clone(), again.attempt), (fifth.id, 2));
+    one.answer(&again).await;
+    queue_is_empty(&bus).await;
+    let mut seen: Vec<_> =
+        first.iter().chain([&last, &fourth, &again]).map(|t| t.text.clone()).collect();
+    seen.sort();
+    assert_eq!(seen, ["0", "1", "2", "3", "4"]);
+    say.send(true).unwrap();
+    queue.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server, and 40 seconds for the acknowledgements to run out"]
+async fn a_restart_of_the_one_who_hands_out_gives_no_task_twice() {
+    let bus = Bus::start(&["agent-1", "agent-2"]);
+    let hub = bus.hub().await;
+    // agent-1 would pull: what it is given lies in its stream.
+    let members = [member("agent-1", Delivery::Pull), member("agent-2", Delivery::Push)];
+    hub.ensure(&members).await.unwrap();
+    let silence = Duration::from_secs(100);
+    let (say, stop) = watch::channel(false);
+    let queue = tokio::spawn(queue::run(hub.clone(), members.to_vec(), silence, stop));
+    let one = plain_agent(&bus, "agent-1", 2).await;
+    let (during, after) = (any("during"), any("after"));
+    for task in [&during, &after] {
+        assert!(hub.send(task, &[]).await[0].1.is_ok());
+    }
+    for _ in 0..100 {
+        if hub.backlog(&members[0]).await.unwrap().waiting == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(hub.backlog(&members[0]).await.unwrap().waiting, 2);
+    say.send(true).unwrap();
+    queue.await.unwrap().unwrap();
+    // While nobody hands out, agent-1 does one task and acknowledges it.
+    let inbox = one.client.new_inbox();
+    let mut pulled = one.client.subscribe(inbox.clone()).await.unwrap();
+    let next = "$JS.API.CONSUMER.MSG.NEXT.TASKS_agent-1.worker";
+    one.client.publish_with_reply(next, inbox, "1".into()).await.unwrap();
+    let message =
+        tokio::time::timeout(Duration::from_secs(5), pulled.next()).await.unwrap().unwrap();
+    let done: Task = flock::bus::message::parse(&message.payload).unwrap();
+    one.answer(&done).await;
+    one.client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
+    one.client.flush().await.unwrap();
+    let (say, stop) = watch::channel(false);
+    let queue = tokio::spawn(queue::run(hub.clone(), members.to_vec(), silence, stop));
+    let mut two = plain_agent(&bus, "agent-2", 2).await;
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    assert!(two.got.try_recv().is_err(), "agent-1 has one task and has done the other");
+    let one_has = hub.backlog(&members[0]).await.unwrap().waiting;
+    assert_eq!(one_has, 1, "and is not given it a second time");
+    assert_eq!(waiting(&bus).await, 1, "the one that is done has left");
+    one.answer(if done.id == during.id { &after } else { &during }).await;
+    queue_is_empty(&bus).await;
+    say.send(true).unwrap();
+    queue.await.unwrap().unwrap();
 }

@@ -15,7 +15,8 @@ fn read(path: &str) -> String {
 }
 
 fn parse(files: &[(&str, String)]) -> Config {
-    let files: Vec<_> = files.iter().map(|(name, text)| (PathBuf::from(name), text.clone())).collect();
+    let files: Vec<_> =
+        files.iter().map(|(name, text)| (PathBuf::from(name), text.clone())).collect();
     config::parse(&files).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
@@ -74,7 +75,10 @@ fn the_examples_are_valid_and_stand_in_the_readme_as_they_are() {
     let readme = read("README.md");
     for example in ["agent.py", "agent.mjs", "my-agents.toml"] {
         let code = body(&format!("docs/examples/{example}"));
-        assert!(code.lines().count() >= 8 && readme.contains(&code), "README.md differs: {example}");
+        assert!(
+            code.lines().count() >= 8 && readme.contains(&code),
+            "README.md differs: {example}"
+        );
     }
     parse(&[
         ("flock.toml", read("packaging/flock.toml")),

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("journal", &["names", "text", "lines"]),
     ("status", &["names", "text", "config", "plan", "host"]),
     ("steps", &["names", "text", "config", "plan", "host", "bus", "status"]),
+    ("tasks", &["names", "text", "bus", "control"]),
     ("control", &["names", "text", "lines", "config", "status", "bus", "journal"]),
     ("daemon", &["*"]),
     ("cli", &["*"]),

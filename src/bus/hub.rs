@@ -68,6 +68,12 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+/// Where a task was stored.
+pub(super) struct Stored {
+    pub(super) receipt: Receipt,
+    pub(super) sequence: u64,
+}
+
 /// One message from an agent. The sender is the account that the server saw.
 #[derive(Clone, Debug)]
 pub struct Notice {
@@ -138,6 +144,7 @@ impl Hub {
     /// At the first stream or consumer that the server refuses.
     pub async fn ensure(&self, members: &[Member]) -> Result<(), Error> {
         self.ensure_stream(streams::queue()).await?;
+        self.ensure_stream(streams::dead_letters()).await?;
         let queue =
             self.js.create_consumer_on_stream(streams::queue_consumer(), subject::QUEUE_STREAM);
         queue.await.map_err(refused("make the shared queue's consumer"))?;
@@ -207,7 +214,8 @@ impl Hub {
         match &task.to {
             Address::Agent(id) => vec![(task.to.clone(), self.send_to(task, id, Kind::Own).await)],
             Address::Any => {
-                vec![(Address::Any, self.store(task, subject::ANY, subject::QUEUE_STREAM).await)]
+                let stored = self.store(task, subject::ANY, subject::QUEUE_STREAM).await;
+                vec![(Address::Any, stored.map(|stored| stored.receipt))]
             }
             Address::All => {
                 let mut outcomes = Vec::with_capacity(everyone.len());
@@ -225,10 +233,17 @@ impl Hub {
     /// # Errors
     /// When the agent is unknown, too much waits for it, or the server does not answer.
     pub async fn send_to(&self, task: &Task, id: &AgentId, kind: Kind) -> Result<Receipt, Error> {
-        self.store(task, &kind.hub_subject(id), &subject::task_stream(id)).await
+        let stream = subject::task_stream(id);
+        self.store(task, &kind.hub_subject(id), &stream).await.map(|stored| stored.receipt)
     }
 
-    async fn store(&self, task: &Task, subject: &str, stream: &str) -> Result<Receipt, Error> {
+    /// Stores a task in the stream that must be the one behind `subject`.
+    pub(super) async fn store(
+        &self,
+        task: &Task,
+        subject: &str,
+        stream: &str,
+    ) -> Result<Stored, Error> {
         let payload = message::encode(task)?;
         // The stream drops a second message with the same id; a task handed out again is another.
         let once = format!("{}.{}", task.id, task.attempt);
@@ -241,7 +256,9 @@ impl Hub {
             Err(e) => Err(e),
         };
         match sent {
-            Ok(ack) => Ok(Receipt { duplicate: ack.duplicate }),
+            Ok(ack) => {
+                Ok(Stored { receipt: Receipt { duplicate: ack.duplicate }, sequence: ack.sequence })
+            }
             Err(e) => Err(store_error(task, &e)),
         }
     }
@@ -296,6 +313,11 @@ impl Hub {
             backlog.running += answer.num_ack_pending;
         }
         Ok(backlog)
+    }
+
+    /// The JetStream context, for the modules of the bus.
+    pub(super) fn jetstream(&self) -> &Context {
+        &self.js
     }
 }
 
@@ -361,7 +383,7 @@ fn store_error(task: &Task, error: &jetstream::context::PublishError) -> Error {
     Error::Refused { step: format!("send task {task} to {to}"), cause: error.to_string() }
 }
 
-fn refused<E: std::fmt::Display>(step: impl Into<String>) -> impl FnOnce(E) -> Error {
+pub(super) fn refused<E: std::fmt::Display>(step: impl Into<String>) -> impl FnOnce(E) -> Error {
     let step = step.into();
     move |cause| Error::Refused { step, cause: cause.to_string() }
 }

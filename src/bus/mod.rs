@@ -9,11 +9,13 @@
 //! - [`streams`]: what JetStream keeps for each agent (pure)
 //! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
 //! - [`hub`]: the operator's side: make streams, send tasks, see results
+//! - [`queue`]: hands each task of the shared queue to exactly one agent
 //! - [`version`]: which nats-server this is, and whether it can hold the promise
 
 pub mod hub;
 pub mod identity;
 pub mod message;
+pub mod queue;
 pub mod server_conf;
 pub mod streams;
 pub mod subject;

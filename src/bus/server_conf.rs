@@ -77,7 +77,9 @@ pub fn server(settings: &Settings) -> Result<String, Error> {
          # What a client that stops reading may pile up before it is disconnected.\n\
          max_pending: 16777216\n\
          write_deadline: \"5s\"\n\
-         max_connections: 65536\n\
+         # Well below LimitNOFILE= of flock-bus.service: whoever opens connections without end must\n\
+         # not take the files of the streams away.\n\
+         max_connections: 16384\n\
          authorization {{ timeout: 2 }}\n\
          jetstream {{\n\
          \x20 store_dir: \"{store}\"\n\

@@ -96,6 +96,19 @@ pub fn queue() -> Stream {
     }
 }
 
+/// Tasks of the shared queue that were given up, each with the reason in a header.
+#[must_use]
+pub fn dead_letters() -> Stream {
+    Stream {
+        name: subject::DEAD_STREAM.to_owned(),
+        subjects: vec![subject::DEAD.to_owned()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_messages: -1,
+        ..base(AGENT_STREAM_BYTES)
+    }
+}
+
 /// The consumers on an agent's task stream.
 #[must_use]
 pub fn consumers(member: &Member) -> Vec<Consumer> {

@@ -19,6 +19,10 @@ pub const ALL: &str = "tasks.all";
 pub const ANY: &str = "tasks.any";
 /// The stream behind the shared queue.
 pub const QUEUE_STREAM: &str = "QUEUE";
+/// Where tasks go that nobody could do.
+pub const DEAD: &str = "dead.tasks";
+/// The stream behind [`DEAD`].
+pub const DEAD_STREAM: &str = "DEAD";
 /// The shared queue's only consumer. Only the hub reaches it: acknowledgements are addressed by a
 /// guessable number, so agents that shared a consumer could end each other's tasks.
 pub const QUEUE_CONSUMER: &str = "dispatch";

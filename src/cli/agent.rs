@@ -79,17 +79,20 @@ fn add(add: &Add, main: &Path) -> Result<(), Failure> {
         .map_err(|faults| Failure::config(format!("agent {id} is not added: {faults}")))?;
     edit::create(&path, &text, readers(main)?).map_err(Failure::failed)?;
     out::line(&format!("wrote {}", path.display()))?;
-    apply_where_installed(main)?;
-    out::line(&format!("next: flockctl start {id}"))
+    if applied(main)? {
+        out::line(&format!("next: flockctl start {id}"))
+    } else {
+        out::line(&format!("next: flockctl apply && flockctl start {id}"))
+    }
 }
 
 /// A configuration in another place is only edited; one that is installed is made true as well.
-fn apply_where_installed(main: &Path) -> Result<(), Failure> {
-    if main == Path::new(CONFIG_FILE) && booted_with_systemd() {
-        apply::run(main)
-    } else {
-        out::line("not applied: flockctl apply does it on a host where flock runs")
+fn applied(main: &Path) -> Result<bool, Failure> {
+    let here = main == Path::new(CONFIG_FILE) && booted_with_systemd();
+    if here {
+        apply::run(main)?;
     }
+    Ok(here)
 }
 
 /// A host that was not booted with systemd runs no agents.
@@ -162,7 +165,10 @@ fn remove(remove: &Remove, main: &Path) -> Result<(), Failure> {
         format!("its user {} stays, so that nobody else is given its files", id.user_name()),
     ];
     stays.iter().try_for_each(|line| out::line(line))?;
-    apply_where_installed(main)
+    if !applied(main)? {
+        out::line("next: flockctl apply takes its bus identity away")?;
+    }
+    Ok(())
 }
 
 /// The file that defines this agent and no other.

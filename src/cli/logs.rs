@@ -1,9 +1,12 @@
 //! `flockctl logs`: the log of one agent.
 
+use std::path::Path;
+
 use clap::Args;
 use jiff::tz::TimeZone;
 
-use crate::cli::{Failure, out};
+use crate::cli::{Failure, out, status};
+use crate::config;
 use crate::control::{Client, ClientError, Request, Response};
 use crate::journal::{Entry, Journal, JournalError, LINES_MAX, Query};
 use crate::names::AgentId;
@@ -35,29 +38,45 @@ pub struct Logs {
 ///
 /// # Errors
 /// When the journal cannot be read, or flockd refuses.
-pub fn run(args: &Logs) -> Result<(), Failure> {
+pub fn run(args: &Logs, file: &Path) -> Result<(), Failure> {
     let lines = args.lines.or_else(|| args.since.is_none().then_some(LINES));
     let (agent, since) = (args.agent.clone(), args.since.clone());
     let query = Query { agent, lines, since, follow: args.follow };
     out::wait(async {
         tokio::select! {
-            result = print(&query, args.json) => result,
+            result = print(&query, args.json) => match result? {
+                0 => nothing(&query.agent, file),
+                _ => Ok(()),
+            },
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     })
 }
 
-async fn print(query: &Query, json: bool) -> Result<(), Failure> {
+/// An empty log is right for an agent that never started, and wrong for one that does not exist.
+fn nothing(agent: &AgentId, file: &Path) -> Result<(), Failure> {
+    match config::load(file) {
+        Ok(config) if !config.agents.contains_key(agent) => {
+            Err(status::unknown(agent, &config.agents.into_keys().collect()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints the entries and counts them.
+async fn print(query: &Query, json: bool) -> Result<usize, Failure> {
     let zone = TimeZone::system();
     let show = |entry: &Entry| match json {
         true => to_json(entry),
         false => Ok(entry.render(&zone)),
     };
     let mut source = Source::open(query).await?;
+    let mut count = 0;
     while let Some(entry) = source.next().await? {
         out::line(&show(&entry)?)?;
+        count += 1;
     }
-    Ok(())
+    Ok(count)
 }
 
 fn to_json(entry: &Entry) -> Result<String, Failure> {
@@ -84,7 +103,7 @@ impl Source {
             Self::Journal(journal) => journal.next().await.map_err(failed),
             Self::Flockd(client) => match client.next().await.map_err(refused)? {
                 Some(Response::Log(entry)) => Ok(Some(entry)),
-                Some(_) => Err(Failure::failed("talk to flockd: an answer to another question")),
+                Some(_) => Err(out::garbled()),
                 None => Ok(None),
             },
         }
@@ -103,8 +122,7 @@ fn refused(error: ClientError) -> Failure {
         ClientError::NotRunning => Failure::permission(
             "without root the log comes from flockd, which is not running: run it with sudo",
         ),
-        ClientError::Denied { .. } => Failure::permission(error),
-        _ => Failure::failed(error),
+        _ => out::by_flockd(&error),
     }
 }
 

@@ -161,7 +161,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Stop(named) => lifecycle::run(Act::Stop, named, &cli.config),
         Verb::Restart(named) => lifecycle::run(Act::Restart, named, &cli.config),
         Verb::Status(args) => status::run(args, &cli.config),
-        Verb::Logs(args) => logs::run(args),
+        Verb::Logs(args) => logs::run(args, &cli.config),
         Verb::Task(task) => task::run(task, &cli.config),
         Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
         Verb::Apply => apply::run(&cli.config),

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use crate::cli::Failure;
+use crate::control::{ClientError, ErrorCode};
 
 /// Writes bytes as they are.
 ///
@@ -43,6 +44,26 @@ pub fn need_root(what: &str) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::permission(format!("{what}: this needs root: run it with sudo"))),
     }
+}
+
+/// What flockd's refusal means for the exit status.
+#[must_use]
+pub fn by_flockd(error: &ClientError) -> Failure {
+    match error {
+        ClientError::Denied { .. } | ClientError::Answer { code: ErrorCode::Refused, .. } => {
+            Failure::permission(error)
+        }
+        ClientError::Answer { code: ErrorCode::BadRequest, .. } => Failure::usage(error),
+        _ => Failure::failed(error),
+    }
+}
+
+/// An answer that belongs to another question.
+#[must_use]
+pub fn garbled() -> Failure {
+    Failure::failed(
+        "talk to flockd: an answer to another question: are flockctl and flockd the same version?",
+    )
 }
 
 /// Whether root runs this.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::cli::{Failure, logs, out};
 use crate::config;
-use crate::control::{Client, Request, Response};
+use crate::control::{Client, ClientError, Request, Response};
 use crate::host::units::Systemd;
 use crate::names::AgentId;
 use crate::status::health::View;
@@ -25,8 +25,10 @@ const LOG_LINES: u32 = 10;
 
 /// The command line of `status`.
 #[derive(Args)]
-#[command(after_help = "Exit status: 0 when every agent shown that flock.target starts is up or \
-                        finished and none failed; 1 otherwise.")]
+#[command(
+    after_help = "Exit status: 1 when an agent that is shown has failed, or systemd does not say \
+                        what it does; 0 otherwise."
+)]
 pub struct Status {
     /// The agents; none means all of them. One is shown in full.
     #[arg(value_name = "AGENT")]
@@ -77,7 +79,7 @@ async fn collect(agents: &[AgentId], file: &Path) -> Result<Report, Failure> {
         unread: unread.as_deref(),
         seen: &seen,
         enabled: &enabled,
-        view: view.as_ref(),
+        view: view.as_ref().map_err(String::as_str),
         missing_controllers: &missing_controllers(),
         now: Timestamp::now(),
     }))
@@ -85,7 +87,8 @@ async fn collect(agents: &[AgentId], file: &Path) -> Result<Report, Failure> {
 
 /// Of a long message; `flockctl check` says the rest.
 fn first_line(text: &str) -> String {
-    format!("{} (flockctl check says more)", text.lines().next().unwrap_or_default())
+    let first = text.lines().next().unwrap_or_default();
+    format!("{} (flockctl check says more)", first.trim_end_matches(':'))
 }
 
 /// Those asked for, or all.
@@ -103,19 +106,27 @@ fn wanted(agents: &[AgentId], known: BTreeSet<AgentId>) -> Result<BTreeSet<Agent
 #[must_use]
 pub fn unknown(id: &AgentId, known: &BTreeSet<AgentId>) -> Failure {
     let names: Vec<_> = known.iter().map(AgentId::as_str).collect();
-    Failure::usage(format!("no agent is called {id}; there are: {}", names.join(", ")))
+    Failure::usage(match names.is_empty() {
+        true => format!("no agent is called {id}; there is none"),
+        false => format!("no agent is called {id}; there are: {}", names.join(", ")),
+    })
 }
 
-/// What only flockd knows; nothing when it is not running, busy, or not for this user.
-async fn ask_flockd() -> Option<View> {
+/// What only flockd knows, or why it did not say.
+async fn ask_flockd() -> Result<View, String> {
     let answer = async {
-        let mut client = Client::ask(&Request::Status).await.ok()?;
-        match client.next().await {
-            Ok(Some(Response::Status(view))) => Some(view),
-            _ => None,
-        }
+        let mut client = Client::ask(&Request::Status).await?;
+        client.next().await
     };
-    tokio::time::timeout(FLOCKD_TIME, answer).await.ok().flatten()
+    match tokio::time::timeout(FLOCKD_TIME, answer).await {
+        Ok(Ok(Some(Response::Status(view)))) => Ok(view),
+        Ok(Ok(_)) => Err(out::garbled().message),
+        Ok(Err(ClientError::NotRunning)) => {
+            Err("flockd is not running (the agents do not need it)".to_owned())
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("flockd does not answer".to_owned()),
+    }
 }
 
 /// The controllers that limits need and this host does not have in cgroup v2.
@@ -127,15 +138,10 @@ fn missing_controllers() -> Vec<&'static str> {
 
 /// Whether all is as it should be.
 fn verdict(report: &Report) -> Result<(), Failure> {
-    let bad = |state, enabled| match state {
-        State::Failed | State::Unknown => true,
-        State::Stopped => enabled,
-        _ => false,
-    };
     let names: Vec<_> = report
         .agents
         .iter()
-        .filter(|agent| bad(agent.state, agent.enabled))
+        .filter(|agent| matches!(agent.state, State::Failed | State::Unknown))
         .map(|agent| format!("{} ({})", agent.agent, agent.state.word()))
         .collect();
     match names.is_empty() {

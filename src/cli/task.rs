@@ -16,7 +16,7 @@ use crate::cli::{Failure, out};
 use crate::config;
 use crate::control::request::SendTask;
 use crate::control::response::Sent;
-use crate::control::{Client, ClientError, ErrorCode, Request, Response};
+use crate::control::{Client, Request, Response};
 use crate::names::{AgentId, identity_dir};
 use crate::tasks::{self, Results, SendError};
 use crate::text::{printable, printable_json, span};
@@ -160,19 +160,11 @@ async fn by_bus(order: SendTask, file: &Path) -> Result<(Sent, Answers), Failure
 }
 
 async fn by_flockd(order: SendTask) -> Result<(Sent, Answers), Failure> {
-    let mut client = Client::ask(&Request::TaskSend(order)).await.map_err(refused)?;
-    match client.next().await.map_err(refused)? {
+    let mut client =
+        Client::ask(&Request::TaskSend(order)).await.map_err(|e| out::by_flockd(&e))?;
+    match client.next().await.map_err(|e| out::by_flockd(&e))? {
         Some(Response::Sent(sent)) => Ok((sent, Answers::Flockd(client))),
-        _ => Err(Failure::failed("talk to flockd: an answer to another question")),
-    }
-}
-
-fn refused(error: ClientError) -> Failure {
-    match &error {
-        ClientError::Denied { .. } | ClientError::Answer { code: ErrorCode::Refused, .. } => {
-            Failure::permission(error)
-        }
-        _ => Failure::failed(error),
+        _ => Err(out::garbled()),
     }
 }
 
@@ -182,9 +174,9 @@ impl Answers {
         match self {
             Self::Bus(None) => Ok(None),
             Self::Bus(Some(results)) => results.next().await.map_err(Failure::failed),
-            Self::Flockd(client) => match client.next().await.map_err(refused)? {
+            Self::Flockd(client) => match client.next().await.map_err(|e| out::by_flockd(&e))? {
                 Some(Response::Result(result)) => Ok(Some(result)),
-                Some(_) => Err(Failure::failed("talk to flockd: an answer to another question")),
+                Some(_) => Err(out::garbled()),
                 None => Ok(None),
             },
         }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use tokio::sync::watch;
 use tokio::time::{interval, sleep};
 
 use crate::bus::hub::{self, Hub, Notice, Report};
 use crate::bus::identity;
 use crate::bus::message::Event;
+use crate::bus::queue;
 use crate::bus::streams::{Delivery, Member};
 use crate::config::{Config, Mode};
 use crate::daemon::allowance::{Allowance, Verdict};
@@ -21,8 +23,10 @@ use crate::names::identity_dir;
 use crate::status::health::Part;
 use crate::text::printable;
 
-/// Between two tries to connect.
-const RETRY: Duration = Duration::from_secs(2);
+/// Between two tries to connect: soon at first, because the bus is started or reloaded beside flockd.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The loop turns at least this often while it waits.
+const TURN: Duration = Duration::from_secs(30);
 /// How often the connection is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// The longest part of an agent's own text in a line of flockd's log.
@@ -35,19 +39,29 @@ enum NoBus {
     Identity(#[from] identity::Error),
     #[error(transparent)]
     Hub(#[from] hub::Error),
+    #[error("hand out the shared queue's tasks: {0}")]
+    Queue(String),
     #[error("the bus closed the connection")]
     Closed,
 }
 
-/// Runs for ever; connects again when the bus went away.
-pub async fn run(world: Arc<World>) {
+/// Runs for ever; connects again when the bus went away. The first try comes after `applied`, which
+/// makes the bus's identities.
+pub async fn run(world: Arc<World>, mut applied: watch::Receiver<bool>) {
+    while tokio::time::timeout(TURN, applied.wait_for(|done| *done)).await.is_err() {
+        world.pulses.beat(Loop::Bus);
+    }
     let mut allowance = Allowance::default();
+    let mut pause = RETRY.0;
     loop {
         world.pulses.beat(Loop::Bus);
         let Err(why) = attend(&world, &mut allowance).await;
-        world.hub.send_replace(None);
+        if world.hub.send_replace(None).is_some() {
+            pause = RETRY.0;
+        }
         world.report(Which::Bus, Part::broken(why));
-        sleep(RETRY).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
     }
 }
 
@@ -64,11 +78,28 @@ async fn attend(
         hub.ensure(&members).await?;
         world.report(Which::Bus, Part::fine());
         world.hub.send_replace(Some(hub.clone()));
+        // Told to stop rather than dropped: it may be about to give a task back.
+        let (stop, stopped) = watch::channel(false);
+        let mut queue = tokio::spawn(queue::run(hub.clone(), members, queue::SILENCE, stopped));
         tokio::select! {
             // Other agents, or other ways to get tasks: the streams follow.
             _ = config.changed() => {}
             end = hear(world, &hub, &mut notices, allowance) => end?,
+            end = &mut queue => return Err(NoBus::Queue(why(end))),
         }
+        stop.send_replace(true);
+        if tokio::time::timeout(TURN, queue).await.is_err() {
+            return Err(NoBus::Queue("it does not stop".to_owned()));
+        }
+    }
+}
+
+/// Why the queue's loop ended although nobody told it to.
+fn why(end: Result<Result<(), hub::Error>, tokio::task::JoinError>) -> String {
+    match end {
+        Ok(Ok(())) => "it ended".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -36,7 +36,12 @@ pub async fn run(world: Arc<World>, mut reload: mpsc::Receiver<()>, first: watch
 async fn reread(world: &World) -> Part {
     notify::reloading();
     let part = match config::load(&world.file) {
-        Err(faults) => Part::broken(format!("the old configuration stays in force: {faults}")),
+        Err(faults) => {
+            tracing::error!("{faults}");
+            Part::broken(
+                "the files have faults (flockctl check); what was read before stays in force",
+            )
+        }
         Ok(config) => {
             let config = Arc::new(config);
             let part = carry_out(Arc::clone(&config)).await;

@@ -2,11 +2,12 @@
 //!
 //! PID 1 alone restarts agents. As long as it may do so, or a job waits, nothing is done here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::host::units::Systemd;
 use crate::names::AgentId;
+use crate::status::facts::Facts;
 use crate::status::systemd::{Units, facts};
 use crate::status::{Ending, Kind, Records};
 
@@ -43,6 +44,32 @@ pub fn end_of(units: &Units) -> Option<End> {
     }
 }
 
+/// How far the stop of an agent that ran has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// It runs, or it ended in another way.
+    Not,
+    /// One of its units is not at rest.
+    OnTheWay,
+    /// Both units are gone or inactive.
+    Done,
+}
+
+/// Reads it from the two units. Pure.
+fn stop_of(units: Option<&Units>) -> Stop {
+    let rows = units.into_iter().flat_map(|units| [&units.unit, &units.handle]).flatten();
+    let mut stop = Stop::Done;
+    for row in rows {
+        match row.active.as_str() {
+            _ if row.job => stop = Stop::OnTheWay,
+            "inactive" => {}
+            "activating" | "deactivating" => stop = Stop::OnTheWay,
+            _ => return Stop::Not,
+        }
+    }
+    stop
+}
+
 /// Deals with ends, each once.
 #[derive(Default)]
 pub struct Ends {
@@ -50,7 +77,7 @@ pub struct Ends {
     /// Handles whose agent was not there, since when.
     gone: BTreeMap<AgentId, Instant>,
     /// Agents that ran at the last look.
-    ran: Vec<AgentId>,
+    ran: BTreeSet<AgentId>,
 }
 
 impl Ends {
@@ -73,7 +100,7 @@ impl Ends {
                     if now.duration_since(since) >= GONE_FOR {
                         self.gone.remove(id);
                         tracing::warn!(agent = %id, "{id} was stopped behind its handle's back");
-                        self.record(id, &Ending::of(Kind::Stopped, &Default::default()));
+                        self.record(id, &Ending::of(Kind::Stopped, &Facts::default()));
                         stop_handle(systemd, id).await;
                     }
                 }
@@ -113,18 +140,20 @@ impl Ends {
 
     /// An agent that ran and is not there any more, nor its handle, was stopped on request.
     fn note_stops(&mut self, agents: &BTreeMap<AgentId, Units>) {
+        let mut on_the_way = Vec::new();
         for id in std::mem::take(&mut self.ran) {
-            let units = agents.get(&id).cloned().unwrap_or_default();
-            let down = |row: &Option<crate::status::facts::Row>| {
-                row.as_ref().is_none_or(|row| row.active == "inactive" && !row.job)
-            };
-            if down(&units.unit) && down(&units.handle) {
-                tracing::info!(agent = %id, "{id} was stopped");
-                self.record(&id, &Ending::of(Kind::Stopped, &Default::default()));
+            match stop_of(agents.get(&id)) {
+                Stop::Not => {}
+                Stop::OnTheWay => on_the_way.push(id),
+                Stop::Done => {
+                    tracing::info!(agent = %id, "{id} was stopped");
+                    self.record(&id, &Ending::of(Kind::Stopped, &Facts::default()));
+                }
             }
         }
         let runs = |units: &Units| units.unit.as_ref().is_some_and(|row| row.sub == "running");
-        self.ran = agents.iter().filter(|(_, u)| runs(u)).map(|(id, _)| id.clone()).collect();
+        let running = agents.iter().filter(|(_, units)| runs(units)).map(|(id, _)| id.clone());
+        self.ran = on_the_way.into_iter().chain(running).collect();
     }
 
     /// A marker of a failure must not outlive the next start.
@@ -159,6 +188,19 @@ mod tests {
 
     fn row(active: &str, sub: &str, job: bool) -> Option<Row> {
         Some(Row { active: active.into(), sub: sub.into(), job })
+    }
+
+    #[test]
+    fn a_stop_counts_when_both_units_are_at_rest() {
+        let stop = |unit, handle| stop_of(Some(&Units { unit, handle }));
+        let up = || row("active", "exited", false);
+        assert_eq!(stop_of(None), Stop::Done);
+        assert_eq!(stop(None, row("inactive", "dead", false)), Stop::Done);
+        assert_eq!(stop(None, row("deactivating", "stop", false)), Stop::OnTheWay);
+        assert_eq!(stop(None, row("inactive", "dead", true)), Stop::OnTheWay);
+        assert_eq!(stop(row("active", "running", false), up()), Stop::Not);
+        assert_eq!(stop(row("failed", "failed", false), up()), Stop::Not);
+        assert_eq!(stop(None, row("failed", "failed", false)), Stop::Not);
     }
 
     #[test]

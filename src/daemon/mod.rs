@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -43,6 +44,9 @@ mod signals;
 mod watch_loop;
 /// What the loops share.
 mod world;
+
+/// How long a start waits for the bus. flockd works without it.
+const BUS_TIME: Duration = Duration::from_secs(5);
 
 /// The flock supervisor's daemon. systemd starts it; it holds no agent.
 #[derive(Parser)]
@@ -138,9 +142,10 @@ async fn run(world: Arc<World>) -> Result<(), Fatal> {
         });
     };
     forever("config", config_loop::run(of(), reloads, applied).boxed());
-    forever("watch", watch_loop::run(of(), looked).boxed());
+    let tell = watch_loop::Tell { first: looked, reload: reload.clone() };
+    forever("watch", watch_loop::run(of(), tell).boxed());
     forever("egress", egress::run(of()).boxed());
-    forever("bus", bus::run(of()).boxed());
+    forever("bus", bus::run(of(), first.0.clone()).boxed());
     forever("notify", notify::run(of()).boxed());
     let shared = of();
     tasks.spawn(async move { Ok(operators::run(shared).await?) });
@@ -165,17 +170,20 @@ async fn run(world: Arc<World>) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// READY=1 once the machine was brought to the configuration and the agents were looked at.
+/// READY=1 once the machine was brought to the configuration, the agents were looked at, and the bus
+/// has their streams; without a bus after a short wait.
 async fn announce(
     world: Arc<World>,
     (mut applied, mut looked): (watch::Receiver<bool>, watch::Receiver<bool>),
 ) -> Result<(), Fatal> {
     let both = async {
         applied.wait_for(|done| *done).await?;
-        looked.wait_for(|done| *done).await
+        looked.wait_for(|done| *done).await.map(|_| ())
     };
     // An error means that a loop has ended, which ends flockd anyway.
     if both.await.is_ok() {
+        let mut hub = world.hub.subscribe();
+        let _ = tokio::time::timeout(BUS_TIME, hub.wait_for(Option::is_some)).await;
         notify::ready(&world);
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! The loop that hears PID 1 and brings what it hears to an end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::ends::Ends;
@@ -40,13 +40,21 @@ enum Deaf {
     Silent,
 }
 
-/// Runs for ever; connects again when the bus or PID 1 went away. `first` is told when the agents
-/// were looked at for the first time.
-pub async fn run(world: Arc<World>, first: watch::Sender<bool>) {
+/// Whom the loop tells what.
+pub struct Tell {
+    /// The agents were looked at for the first time.
+    pub first: watch::Sender<bool>,
+    /// The configuration on disk is another than the one in force.
+    pub reload: mpsc::Sender<()>,
+}
+
+/// Runs for ever; connects again when the bus or PID 1 went away.
+pub async fn run(world: Arc<World>, tell: Tell) {
     let mut ends = Ends::default();
+    let mut newcomers = Newcomers::default();
     loop {
         world.pulses.beat(Loop::Watch);
-        let Err(why) = hear(&world, &mut ends, &first).await;
+        let Err(why) = hear(&world, &mut ends, &mut newcomers, &tell).await;
         world.report(Which::Systemd, Part::broken(why));
         sleep(RETRY).await;
     }
@@ -55,7 +63,8 @@ pub async fn run(world: Arc<World>, first: watch::Sender<bool>) {
 async fn hear(
     world: &World,
     ends: &mut Ends,
-    first: &watch::Sender<bool>,
+    newcomers: &mut Newcomers,
+    tell: &Tell,
 ) -> Result<std::convert::Infallible, Deaf> {
     let systemd = timeout(PATIENCE, Systemd::connect()).await.map_err(|_| Deaf::Silent)??;
     let (mut heard, listener) = signals::listen(systemd.connection()).await?;
@@ -67,7 +76,11 @@ async fn hear(
         world.report(Which::Systemd, Part::fine());
         take_stock(world, &agents);
         ends.settle(&systemd, &agents).await;
-        first.send_replace(true);
+        if newcomers.are_new(&agents, |id| world.config().agents.contains_key(id)) {
+            // A reload that waits already will read the same files.
+            let _ = tell.reload.try_send(());
+        }
+        tell.first.send_replace(true);
         wait(&mut heard, if ends.is_waiting() { SOON } else { QUIET }).await?;
     }
 }
@@ -104,6 +117,29 @@ fn take_stock(world: &World, agents: &BTreeMap<AgentId, Units>) {
     world.keep_heartbeats(|id| agents.get(id).is_some_and(|units| units.unit.is_some()));
 }
 
+/// Agents that run and are not in the configuration in force: somebody changed the files and
+/// started one, which needs no flockd; now flockd has to know it too.
+#[derive(Default)]
+struct Newcomers {
+    asked: BTreeSet<AgentId>,
+}
+
+impl Newcomers {
+    /// Whether there is one that was not there before. Each counts once: the files may not name it.
+    fn are_new(
+        &mut self,
+        agents: &BTreeMap<AgentId, Units>,
+        is_known: impl Fn(&AgentId) -> bool,
+    ) -> bool {
+        let unknown = |(id, units): &(&AgentId, &Units)| units.unit.is_some() && !is_known(id);
+        let now: BTreeSet<AgentId> =
+            agents.iter().filter(unknown).map(|(id, _)| id.clone()).collect();
+        let any = !now.is_subset(&self.asked);
+        self.asked = now;
+        any
+    }
+}
+
 /// A task that ends with its owner.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
@@ -116,6 +152,20 @@ impl Drop for AbortOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newcomer_asks_for_one_reload() {
+        use crate::status::facts::Row;
+        let id = AgentId::parse("new").unwrap();
+        let units = Units { unit: Some(Row::default()), handle: None };
+        let here = BTreeMap::from([(id, units)]);
+        let mut newcomers = Newcomers::default();
+        assert!(!newcomers.are_new(&here, |_| true));
+        assert!(newcomers.are_new(&here, |_| false));
+        assert!(!newcomers.are_new(&here, |_| false));
+        assert!(!newcomers.are_new(&BTreeMap::new(), |_| false));
+        assert!(newcomers.are_new(&here, |_| false));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_looked_at_while_systemd_reloads() {

@@ -19,7 +19,8 @@ pub(super) fn properties(agent: &AgentConfig) -> Vec<Property> {
 fn files() -> Vec<Property> {
     vec![
         Property::new("ProtectSystem", "strict"),
-        Property::new("ProtectHome", "yes"),
+        // Not "yes": a path below /home that the operator grants could not be bound in then.
+        Property::new("ProtectHome", "tmpfs"),
         Property::new("PrivateDevices", true),
         Property::new("DevicePolicy", "closed"),
         // Other users' processes do not exist, and /proc holds nothing but processes.

@@ -168,7 +168,7 @@ fn made(view: Option<&View>, missing: &[&'static str]) -> Report {
         unread: None,
         seen: &agents(),
         enabled: &BTreeSet::from([id("agent-1")]),
-        view,
+        view: view.ok_or("flockd is not running (the agents do not need it)"),
         missing_controllers: missing,
         now: now(),
     })

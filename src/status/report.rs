@@ -124,8 +124,8 @@ pub struct Sources<'a> {
     pub seen: &'a BTreeMap<AgentId, Seen>,
     /// The agents that `flock.target` starts.
     pub enabled: &'a BTreeSet<AgentId>,
-    /// What flockd says.
-    pub view: Option<&'a View>,
+    /// What flockd says, or why it says nothing.
+    pub view: Result<&'a View, &'a str>,
     /// Controllers that this host lacks.
     pub missing_controllers: &'a [&'static str],
     /// The moment.
@@ -135,7 +135,7 @@ pub struct Sources<'a> {
 /// Makes the report.
 #[must_use]
 pub fn report(sources: &Sources<'_>) -> Report {
-    let daemon = sources.view.map(|view| Daemon {
+    let daemon = sources.view.ok().map(|view| Daemon {
         version: view.version.clone(),
         since: view.since,
         bus: view.bus.ok,
@@ -149,8 +149,8 @@ pub fn report(sources: &Sources<'_>) -> Report {
 fn warnings(sources: &Sources<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     match sources.view {
-        None => lines.push("flockd is not running: health unknown (agents do not need it)".into()),
-        Some(view) => {
+        Err(why) => lines.push(format!("health unknown: {why}")),
+        Ok(view) => {
             let parts = [
                 ("the bus", &view.bus),
                 ("egress", &view.egress),
@@ -191,7 +191,7 @@ fn agent(sources: &Sources<'_>, id: &AgentId, seen: &Seen) -> Agent {
         reason,
         enabled: sources.enabled.contains(id),
         configured: config.is_some(),
-        health: if up { Health::of(id, sources.view, sources.now) } else { Health::UNKNOWN },
+        health: if up { Health::of(id, sources.view.ok(), sources.now) } else { Health::UNKNOWN },
         memory: Amount { used: facts.usage.memory.filter(|_| up), max: facts.usage.memory_max },
         memory_peak: facts.usage.memory_peak,
         cpu_time_ns: facts.usage.cpu_nsec,

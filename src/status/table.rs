@@ -71,7 +71,8 @@ pub fn level(agent: &Agent) -> String {
 #[must_use]
 pub fn state(agent: &Agent) -> String {
     match agent.state {
-        State::Restarting => format!("restarting ({})", agent.restarts),
+        // PID 1 counts a restart when it begins; this one is still to come.
+        State::Restarting => format!("restarting ({})", agent.restarts + 1),
         State::Finished => "finished (exit 0)".to_owned(),
         state => state.word().to_owned(),
     }

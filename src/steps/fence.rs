@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Egress, HostPort};
+use crate::config::{Config, Egress, HostPort, refused_address};
 use crate::host::egress::{self, EgressError, Grant, Table};
 use crate::host::files::{Dir, Owner};
 use crate::names::{AgentId, RUN_DIR, UidBlock};
@@ -262,21 +262,7 @@ async fn resolve(hosts: &[HostPort]) -> Vec<Resolved> {
 /// A name must not lead to what only this host or its hypervisor offers: whoever owns the name
 /// decides where it points, tomorrow too.
 fn reachable(address: &IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            !(v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_multicast()
-                || v4.is_broadcast())
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_unspecified()
-                || v6.is_multicast())
-        }
-    }
+    refused_address(*address).is_none()
 }
 
 /// What is recorded as open for the agent.

@@ -13,7 +13,8 @@ use crate::steps;
 pub fn run(file: &Path) -> Result<(), Failure> {
     out::need_root("apply the configuration")?;
     let config = config::load(file).map_err(Failure::config)?;
-    let done = out::wait(async { steps::apply::apply(&config).await.map_err(Failure::failed) })?;
+    let done =
+        out::wait(async { steps::apply::apply_and_tell(&config).await.map_err(Failure::failed) })?;
     for line in &done.changes {
         out::line(line)?;
     }

@@ -19,8 +19,9 @@ pub fn launch(id: &AgentId, file: &Path) -> Result<(), Failure> {
     for warning in &launched.warnings {
         out::line(&format!("warning: {id}: {warning}"))?;
     }
-    for limit in &launched.measured.unenforced {
-        out::line(&format!("warning: {id}: this host does not enforce its {limit} limit"))?;
+    if !launched.measured.unenforced.is_empty() {
+        let limits = launched.measured.unenforced.join(", ");
+        out::line(&format!("warning: {id}: this host does not enforce its limits of {limits}"))?;
     }
     let what = if launched.adopted { "runs already" } else { "runs" };
     out::line(&format!(

@@ -15,6 +15,8 @@ pub mod apply;
 mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
+/// `flockctl doctor`: what flock needs of this host.
+pub mod doctor;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
 /// `flockctl explain`: what one agent can and cannot reach.
@@ -77,6 +79,8 @@ pub enum Verb {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Look at this host: what flock needs of it, and what to do about what is not well.
+    Doctor(doctor::Doctor),
     /// Say in plain words what an agent can and cannot reach.
     Explain {
         /// The agent.
@@ -148,6 +152,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.verb {
         Verb::Check { file } => check::run(file.as_ref().unwrap_or(&cli.config)),
+        Verb::Doctor(arguments) => doctor::run(arguments, &cli.config),
         Verb::Explain { agent } => explain::run(agent, &cli.config),
         Verb::Agent(verb) => agent::run(verb, &cli.config),
         Verb::Up => lifecycle::up(),

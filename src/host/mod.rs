@@ -6,6 +6,8 @@ pub mod acl;
 pub mod cgroup;
 /// Programs of the system, run with a fixed environment.
 mod command;
+/// What flock needs of this host, looked at piece by piece.
+pub mod doctor;
 /// What agents may reach on the network.
 pub mod egress;
 /// The dangerous opens, all of them.

@@ -63,6 +63,9 @@ fn restart(agent: &AgentConfig) -> Vec<Property> {
     };
     vec![
         Property::new("Restart", policy),
+        // What systemd could not set up (no such program, no such path) is not there a second
+        // later either: see "process exit codes" in systemd.exec(5).
+        Property::new("RestartPreventExitStatus", Value::Statuses((200..=243).collect(), vec![])),
         Property::new("RestartUSec", usec(agent.restart.delay)),
         // Before 254 the pause does not grow.
         Property::since(254, "RestartMode", "direct"),

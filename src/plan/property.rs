@@ -33,6 +33,8 @@ pub enum Value {
     Strs(Vec<String>),
     /// `(bas)`: whether the list allows, and the list.
     List(bool, Vec<String>),
+    /// `(aiai)`: exit statuses and signals.
+    Statuses(Vec<i32>, Vec<i32>),
     /// `a(ss)`
     Pairs(Vec<(String, String)>),
     /// `a(sb)`: environment files and whether each may be missing.

@@ -81,6 +81,9 @@ fn value(value: &Value) -> String {
         Value::Str(text) => text.clone(),
         Value::Strs(list) | Value::Fields(list) => list.join(" "),
         Value::List(allow, list) => format!("{}{}", if *allow { "" } else { "~" }, list.join(" ")),
+        Value::Statuses(statuses, signals) => {
+            join(statuses.iter().chain(signals).map(i32::to_string).collect())
+        }
         Value::Pairs(list) => join(list.iter().map(|(a, b)| format!("{a}:{b}")).collect()),
         Value::Files(list) => join(list.iter().map(|(path, _)| path.clone()).collect()),
         Value::Binds(list) => {

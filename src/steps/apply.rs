@@ -5,9 +5,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::bus;
+use crate::bus::hub::Hub;
 use crate::bus::identity;
 use crate::bus::server_conf::{self, SERVER_FILE};
-use crate::config::{Config, Sync};
+use crate::bus::streams::{Delivery, Member};
+use crate::config::{AgentConfig, Config, Mode, Sync};
 use crate::host::files::{Dir, FilesError};
 use crate::host::units::{Systemd, UnitError};
 use crate::host::users::{self, Ledger, UsersError};
@@ -17,6 +19,8 @@ use crate::plan::{self, Plan, UserPlan};
 use crate::steps::fence::{self, FenceError};
 use crate::steps::lock::{Lock, LockError};
 
+/// The daemon, which has to learn of new agents.
+const DAEMON_UNIT: &str = "flockd.service";
 /// The unit of the message bus.
 const BUS_UNIT: &str = "flock-bus.service";
 /// A link beside the bus's configuration that names the server's program, so that no unit file
@@ -87,12 +91,61 @@ pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
     }
     let newcomers: Vec<AgentId> =
         plans.iter().map(|p| p.agent.clone()).filter(|id| !id.identity_file().exists()).collect();
-    let bus_changed = prepare_bus(config, &mut done)?;
+    let bus = prepare_bus(config, &mut done)?;
     if fence::load_locked(config).await? {
         done.changes.push("loaded the egress table".to_owned());
     }
-    tell_systemd(&newcomers, bus_changed, config, &mut done).await?;
+    tell_systemd(&newcomers, &bus, config, &mut done).await?;
+    if bus.changed {
+        make_streams(config, &mut done).await;
+    }
     Ok(done)
+}
+
+/// The same, and flockd learns of it when something changed.
+///
+/// # Errors
+/// As [`apply`]; a flockd that cannot be told is a warning.
+pub async fn apply_and_tell(config: &Config) -> Result<Applied, ApplyError> {
+    let mut done = apply(config).await?;
+    if !done.changes.is_empty()
+        && let Err(error) = Systemd::connect().await?.reload_if_active(DAEMON_UNIT).await
+    {
+        done.warnings.push(error.to_string());
+    }
+    Ok(done)
+}
+
+/// What happened to the bus's files.
+struct BusFiles {
+    changed: bool,
+    /// Agents that are configured no more.
+    retired: Vec<AgentId>,
+}
+
+/// Streams and consumers of every agent. A bus that does not answer yet gets them from flockd.
+async fn make_streams(config: &Config, done: &mut Applied) {
+    let made = async {
+        let (identity, url) = identity::operator(&identity_dir()).map_err(|e| e.to_string())?;
+        let hub = Hub::connect(&identity, &url).await.map_err(|e| e.to_string())?;
+        hub.ensure(&members(config)).await.map_err(|e| e.to_string())
+    };
+    if let Err(error) = made.await {
+        done.warnings.push(format!("{error} (flockd makes the streams when the bus answers)"));
+    }
+}
+
+/// The agents as the bus knows them.
+#[must_use]
+pub fn members(config: &Config) -> Vec<Member> {
+    let member = |(id, agent): (&AgentId, &AgentConfig)| Member {
+        id: id.clone(),
+        delivery: match agent.mode {
+            Mode::Task => Delivery::Pull,
+            Mode::Service => Delivery::Push,
+        },
+    };
+    config.agents.iter().map(member).collect()
 }
 
 /// Every agent's plan; the user ids that are new are recorded first.
@@ -125,7 +178,7 @@ fn unix_users(plans: &[Plan]) -> Vec<UserPlan> {
 }
 
 /// Identities in one batch, the server's files, and the link to its program.
-fn prepare_bus(config: &Config, done: &mut Applied) -> Result<bool, ApplyError> {
+fn prepare_bus(config: &Config, done: &mut Applied) -> Result<BusFiles, ApplyError> {
     let settings = settings(config);
     if let Err(error) = bus::version::check(&settings.server) {
         // Everything else is made all the same; the bus refuses to start, and status says so.
@@ -133,7 +186,8 @@ fn prepare_bus(config: &Config, done: &mut Applied) -> Result<bool, ApplyError> 
     }
     let ids: Vec<AgentId> = config.agents.keys().cloned().collect();
     let identities = identity::ensure(&identity_dir(), &ids, &settings.url())?;
-    for id in identity::retire(&identity_dir(), &ids)? {
+    let retired = identity::retire(&identity_dir(), &ids)?;
+    for id in &retired {
         done.changes.push(format!("{id} is not configured any more: its bus identity is gone"));
     }
     let group = nix::unistd::Group::from_name(BUS_USER).ok().flatten();
@@ -148,7 +202,7 @@ fn prepare_bus(config: &Config, done: &mut Applied) -> Result<bool, ApplyError> 
     if changed {
         done.changes.push(format!("wrote {}", bus_dir().join(SERVER_FILE).display()));
     }
-    Ok(changed)
+    Ok(BusFiles { changed, retired })
 }
 
 /// The bus's part of the configuration, in its own words.
@@ -169,7 +223,7 @@ pub fn settings(config: &Config) -> bus::Settings {
 /// and names what runs without being configured.
 async fn tell_systemd(
     newcomers: &[AgentId],
-    bus_changed: bool,
+    bus: &BusFiles,
     config: &Config,
     done: &mut Applied,
 ) -> Result<(), ApplyError> {
@@ -179,7 +233,12 @@ async fn tell_systemd(
         systemd.enable(&handles).await?;
         done.changes.extend(handles.iter().map(|unit| format!("enabled {unit}")));
     }
-    if bus_changed {
+    // Enabled, the handle of an agent that is no more would fail at every boot.
+    let gone: Vec<String> = bus.retired.iter().map(AgentId::handle_unit).collect();
+    if !gone.is_empty() {
+        systemd.disable(&gone).await?;
+    }
+    if bus.changed {
         systemd.reload_or_restart(BUS_UNIT).await?;
     }
     for (unit, state) in systemd.list("flock-agent@*.service").await? {
@@ -202,10 +261,7 @@ pub async fn ensure(config: &Config, id: &AgentId) -> Result<Plan, ApplyError> {
     if let Some(plan) = ready(config, id)? {
         return Ok(plan);
     }
-    let done = apply(config).await?;
-    for line in done.changes {
-        tracing::info!("apply: {line}");
-    }
+    apply_and_tell(config).await?;
     let ledger = Ledger::load()?;
     let plan = plan::plan(config, ledger.uids(), id);
     let plan = plan.ok_or_else(|| UsersError::Absent { name: id.user_name() })?;

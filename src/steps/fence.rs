@@ -168,6 +168,16 @@ pub(super) async fn load_locked(config: &Config) -> Result<bool, FenceError> {
     set(&fence).await
 }
 
+/// Whether the kernel holds the recorded table (nothing open, where there is no record). Changes
+/// nothing.
+///
+/// # Errors
+/// When it does not, or cannot be asked.
+pub async fn check(config: &Config) -> Result<(), FenceError> {
+    let fence = Fence::read()?.unwrap_or_else(|| Fence::closed(config));
+    Ok(egress::check(&fence.table()).await?)
+}
+
 /// Puts the recorded table back if the kernel shows another. `true`: it had to.
 ///
 /// # Errors

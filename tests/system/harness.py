@@ -87,7 +87,8 @@ def status(*agents):
 
 def start(*agents):
     for agent in agents:
-        ok("systemctl", "start", f"flock@{agent}")
+        ran = run("systemctl", "start", f"flock@{agent}")
+        assert ran.status == 0, f"start {agent}: {journal('-u', f'flock@{agent}', '-n', '15')}"
 
 
 def journal(*match):

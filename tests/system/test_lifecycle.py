@@ -19,7 +19,7 @@ def test_start_one_and_look_at_it_everywhere():
     row = status("agent-1")["agent-1"]
     assert row["state"]["word"] == "running" if isinstance(row["state"], dict) else row["state"] == "running", row
     assert row["level"] == 1 and row["pid"] == pid("agent-1"), row
-    assert "agent-1" in ok("flockctl", "status")
+    assert "agent-1" in run("flockctl", "status").out
     wait("its lines in flockctl logs", lambda: ok("flockctl", "logs", "agent-1").strip())
 
 

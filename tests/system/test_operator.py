@@ -16,7 +16,7 @@ def user(name, *groups):
 def test_an_operator_reads_and_sends_tasks():
     start("agent-1")
     operator = user("operator1", "flock")
-    assert "agent-1" in ok("flockctl", "status", user=operator)
+    assert "agent-1" in run("flockctl", "status", user=operator).out
     out = ok("flockctl", "task", "send", "--to", "agent-1", "--wait", "echo hello", user=operator)
     assert "hello" in out, out
     assert wait("a log", lambda: ok("flockctl", "logs", "agent-1", user=operator).strip())

@@ -9,4 +9,4 @@ mod systemd;
 /// A plan's values in D-Bus form.
 mod variant;
 
-pub use systemd::{Systemd, UnitError, UnitFacts, UnitRow};
+pub use systemd::{OLDEST, Systemd, UnitError, UnitFacts, UnitRow};

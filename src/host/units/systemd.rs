@@ -153,6 +153,17 @@ impl Systemd {
         self.job("reload", unit, self.manager.reload_or_restart_unit(unit, "replace")).await
     }
 
+    /// Has a unit read its configuration again, if it runs.
+    ///
+    /// # Errors
+    /// What PID 1 says, or how the job ended.
+    pub async fn reload_if_active(&self, unit: &str) -> Result<(), UnitError> {
+        if self.facts(unit).await?.text("ActiveState") != "active" {
+            return Ok(());
+        }
+        self.job("reload", unit, self.manager.reload_unit(unit, "replace")).await
+    }
+
     /// Enables units, with one reload for all of them.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub(super) fn of(value: &Value) -> Variant<'static> {
         Value::Str(v) => v.into(),
         Value::Strs(v) => v.into(),
         Value::List(allow, v) => (allow, v).into(),
+        Value::Statuses(statuses, signals) => (statuses, signals).into(),
         Value::Pairs(v) => v.into(),
         Value::Files(v) => v.into(),
         Value::Binds(v) => v.into(),

@@ -22,7 +22,7 @@ const HOME: &str = "/nonexistent";
 /// Nobody logs in as an agent.
 const SHELL: &str = "/usr/sbin/nologin";
 /// A file here makes logind start a service manager for the user at boot, outside of every limit.
-const LINGER: &str = "/var/lib/systemd/linger";
+pub(crate) const LINGER: &str = "/var/lib/systemd/linger";
 /// Exit statuses of userdel(8).
 const USERDEL_NO_SUCH_USER: i32 = 6;
 const USERDEL_BUSY: i32 = 8;

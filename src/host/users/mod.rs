@@ -12,6 +12,7 @@ mod ledger;
 use std::io;
 use std::path::PathBuf;
 
+pub(super) use accounts::LINGER;
 pub use accounts::{check, ensure, gid, remove};
 pub use ledger::Ledger;
 

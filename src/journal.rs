@@ -70,8 +70,7 @@ impl Query {
 
     /// The arguments of journalctl.
     fn arguments(&self) -> Result<Vec<String>, JournalError> {
-        let mut all: Vec<String> =
-            ["--output=json", "--all", "--quiet", "--no-pager"].map(str::to_owned).into();
+        let mut all = Vec::new();
         match self.lines {
             Some(lines) => all.push(format!("--lines={}", lines.min(LINES_MAX))),
             None => all.push("--lines=all".to_owned()),
@@ -126,7 +125,10 @@ pub struct Entry {
 impl Entry {
     /// Reads one line of `journalctl -o json`. `None` when it is none.
     fn parse(line: &[u8], agent: &AgentId) -> Option<Self> {
-        let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
+        Self::of(&serde_json::from_slice(line).ok()?, agent)
+    }
+
+    fn of(fields: &Map<String, Value>, agent: &AgentId) -> Option<Self> {
         let field = |name: &str| fields.get(name).map(text).unwrap_or_default();
         let at = field("__REALTIME_TIMESTAMP").parse().ok()?;
         let source = match field("_SYSTEMD_UNIT") {
@@ -168,6 +170,27 @@ impl Entry {
     }
 }
 
+/// What an agent's processes wrote, and where in the journal it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Who wrote it, by its unit.
+    pub agent: AgentId,
+    /// What.
+    pub entry: Entry,
+    /// Reading can go on after this.
+    pub cursor: String,
+}
+
+impl Written {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
+        let field = |name: &str| fields.get(name).map(text).unwrap_or_default();
+        let agent = AgentId::from_agent_unit(&field("_SYSTEMD_UNIT"))?;
+        let entry = Entry::of(&fields, &agent)?;
+        Some(Self { agent, entry, cursor: field("__CURSOR") })
+    }
+}
+
 /// A field's value: text, bytes (as numbers), or several values of either kind.
 fn text(value: &Value) -> String {
     match value {
@@ -200,21 +223,17 @@ fn level(priority: &str) -> &'static str {
 }
 
 /// A running journalctl. Dropping it ends the program.
-pub struct Journal {
-    agent: AgentId,
+struct Reader {
     child: Child,
     output: BufReader<ChildStdout>,
     complaint: JoinHandle<String>,
 }
 
-impl Journal {
-    /// Starts reading. Needs root, or membership in `systemd-journal`, to see anything.
-    ///
-    /// # Errors
-    /// When the query is wrong, or journalctl cannot be run.
-    pub fn open(query: &Query) -> Result<Self, JournalError> {
+impl Reader {
+    fn start(arguments: Vec<String>) -> Result<Self, JournalError> {
         let mut child = Command::new(JOURNALCTL)
-            .args(query.arguments()?)
+            .args(["--output=json", "--all", "--quiet", "--no-pager"])
+            .args(arguments)
             .env("SYSTEMD_COLORS", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -230,7 +249,36 @@ impl Journal {
             let _ = errors.take(COMPLAINT_MAX).read_to_end(&mut text).await;
             String::from_utf8_lossy(&text).trim().to_owned()
         });
-        Ok(Self { agent: query.agent.clone(), child, output, complaint })
+        Ok(Self { child, output, complaint })
+    }
+
+    /// The next line; [`Line::End`] only after journalctl said that all went well.
+    async fn next(&mut self) -> Result<Line, JournalError> {
+        let line = lines::next(&mut self.output, ENTRY_MAX).await.map_err(JournalError::Read)?;
+        if line == Line::End {
+            let status = self.child.wait().await.map_err(JournalError::Read)?;
+            if !status.success() {
+                let complaint = (&mut self.complaint).await.unwrap_or_default();
+                return Err(JournalError::Failed(printable(&complaint)));
+            }
+        }
+        Ok(line)
+    }
+}
+
+/// The log of one agent. Dropping it ends the reading.
+pub struct Journal {
+    agent: AgentId,
+    reader: Reader,
+}
+
+impl Journal {
+    /// Starts reading. Needs root, or membership in `systemd-journal`, to see anything.
+    ///
+    /// # Errors
+    /// When the query is wrong, or journalctl cannot be run.
+    pub fn open(query: &Query) -> Result<Self, JournalError> {
+        Ok(Self { agent: query.agent.clone(), reader: Reader::start(query.arguments()?)? })
     }
 
     /// The next entry; `None` at the end.
@@ -239,9 +287,9 @@ impl Journal {
     /// When journalctl fails; the text is its own complaint.
     pub async fn next(&mut self) -> Result<Option<Entry>, JournalError> {
         loop {
-            match lines::next(&mut self.output, ENTRY_MAX).await.map_err(JournalError::Read)? {
-                Line::End => return self.finish().await,
-                Line::TooLong => return Ok(Some(self.left_out())),
+            match self.reader.next().await? {
+                Line::End => return Ok(None),
+                Line::TooLong => return Ok(Some(Self::left_out())),
                 Line::Whole(line) => {
                     if let Some(entry) = Entry::parse(&line, &self.agent) {
                         return Ok(Some(entry));
@@ -251,16 +299,7 @@ impl Journal {
         }
     }
 
-    async fn finish(&mut self) -> Result<Option<Entry>, JournalError> {
-        let status = self.child.wait().await.map_err(JournalError::Read)?;
-        if status.success() {
-            return Ok(None);
-        }
-        let complaint = (&mut self.complaint).await.unwrap_or_default();
-        Err(JournalError::Failed(printable(&complaint)))
-    }
-
-    fn left_out(&self) -> Entry {
+    fn left_out() -> Entry {
         Entry {
             at: Timestamp::now(),
             source: Source::Flock,
@@ -271,15 +310,49 @@ impl Journal {
     }
 }
 
-/// The last entries of an agent; none when the journal cannot be read.
-pub async fn tail(agent: &AgentId, lines: u32) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    if let Ok(mut journal) = Journal::open(&Query::last(agent, lines)) {
-        while let Ok(Some(entry)) = journal.next().await {
-            entries.push(entry);
+/// What all of some agents' processes write from now on, or from a saved place on.
+pub struct Follow(Reader);
+
+impl Follow {
+    /// Starts reading after `cursor`, else with what is written from now on.
+    ///
+    /// # Errors
+    /// When journalctl cannot be run.
+    pub fn open<'a>(
+        agents: impl Iterator<Item = &'a AgentId>,
+        cursor: Option<&str>,
+    ) -> Result<Self, JournalError> {
+        let mut arguments = vec!["--follow".to_owned()];
+        match cursor {
+            // With --follow alone journalctl begins with the last ten.
+            Some(cursor) => {
+                arguments.extend(["--no-tail".to_owned(), format!("--after-cursor={cursor}")]);
+            }
+            None => arguments.push("--lines=0".to_owned()),
+        }
+        // Matches on one field are alternatives.
+        arguments.extend(agents.map(|id| format!("_SYSTEMD_UNIT={}", id.agent_unit())));
+        Ok(Self(Reader::start(arguments)?))
+    }
+
+    /// The next entry. One that is too long to read is left out. Must not be dropped before it is
+    /// done: the part of a line that was read would be lost.
+    ///
+    /// # Errors
+    /// When journalctl fails or ends.
+    pub async fn next(&mut self) -> Result<Written, JournalError> {
+        loop {
+            match self.0.next().await? {
+                Line::End => return Err(JournalError::Failed("it ended".to_owned())),
+                Line::TooLong => {}
+                Line::Whole(line) => {
+                    if let Some(written) = Written::parse(&line) {
+                        return Ok(written);
+                    }
+                }
+            }
         }
     }
-    entries
 }
 
 #[cfg(test)]
@@ -299,7 +372,7 @@ mod tests {
         let query = Query { agent: id(), lines: Some(5), since: Some("-1h".into()), follow: true };
         assert_eq!(
             query.arguments().unwrap().join(" "),
-            "--output=json --all --quiet --no-pager --lines=5 --since=-1h --follow \
+            "--lines=5 --since=-1h --follow \
              _SYSTEMD_UNIT=flock-agent@a.service + UNIT=flock-agent@a.service _PID=1 + \
              _SYSTEMD_UNIT=flock@a.service _UID=0"
         );
@@ -313,6 +386,18 @@ mod tests {
         // One argument, whatever stands in it: it cannot become an option of its own.
         let arguments = with("--file=/etc/shadow").arguments().unwrap();
         assert!(arguments.contains(&"--since=--file=/etc/shadow".to_owned()));
+    }
+
+    #[test]
+    fn what_was_written_belongs_to_the_unit_that_journald_saw() {
+        let line = |unit: &str| {
+            format!(
+                r#"{{"__CURSOR":"s=1","__REALTIME_TIMESTAMP":"1","_SYSTEMD_UNIT":"{unit}","FLOCK_AGENT":"b","UNIT":"flock-agent@b.service","MESSAGE":"x"}}"#
+            )
+        };
+        let written = Written::parse(line("flock-agent@a.service").as_bytes()).unwrap();
+        assert_eq!((written.agent, written.cursor.as_str()), (id(), "s=1"));
+        assert_eq!(Written::parse(line("ssh.service").as_bytes()), None);
     }
 
     #[test]

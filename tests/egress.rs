@@ -153,14 +153,23 @@ fn agents_cannot_reach_each_other_over_loopback() {
     assert_eq!(reach(A), (true, true, true));
 }
 
-/// With SYN cookies the kernel answers a handshake without a socket, and so without a user. What
-/// the listener itself says is refused all the same.
 #[test]
 fn an_agent_that_takes_the_port_of_the_bus_says_nothing() {
-    let Some(()) = enter("egress_squatter") else { return };
+    squat("egress_squatter", B);
+}
+
+#[test]
+fn nor_does_one_without_restriction() {
+    squat("egress_squatter_free", FREE2);
+}
+
+/// With SYN cookies the kernel answers a handshake without a socket, and so without a user. What
+/// the listener itself says is refused all the same.
+fn squat(test: &str, squatter: u32) {
+    let Some(()) = enter(test) else { return };
     // It speaks first, as a NATS server does, and waits for the password.
     let mut held = Vec::new();
-    netns::accept(B, "127.0.0.1:14222", move |mut stream| {
+    netns::accept(squatter, "127.0.0.1:14222", move |mut stream| {
         let _ = stream.write_all(b"INFO");
         held.push(stream);
     });

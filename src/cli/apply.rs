@@ -33,6 +33,11 @@ pub fn run(file: &Path) -> Result<(), Failure> {
 /// When the configuration is not valid or the kernel does not take the table.
 pub fn net_load(file: &Path) -> Result<(), Failure> {
     out::need_root("load the egress table")?;
-    let config = config::load(file).map_err(Failure::config)?;
-    out::wait(async { steps::fence::load(&config).await.map_err(Failure::failed) })
+    let config = config::load(file);
+    // Without a valid configuration no agent starts, but one that runs keeps its fence.
+    let load = steps::fence::load(config.as_ref().ok());
+    out::wait(async { load.await.map_err(Failure::failed) })?;
+    config.map(|_| ()).map_err(|faults| {
+        Failure::config(format!("the egress table is loaded as it was before; {faults}"))
+    })
 }

@@ -44,6 +44,14 @@ pub struct Config {
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
 
+impl Config {
+    /// No agents, and defaults for everything else.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { host: HostConfig::default(), bus: BusConfig::default(), agents: BTreeMap::new() }
+    }
+}
+
 /// What flock may assume of this host.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HostConfig {

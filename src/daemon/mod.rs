@@ -32,6 +32,8 @@ mod egress;
 mod ends;
 /// flockd's own log.
 mod log;
+/// Writes each agent's log into the shared tree.
+mod mirror;
 /// What flockd tells PID 1.
 mod notify;
 /// What flockd does for operators.
@@ -146,6 +148,7 @@ async fn run(world: Arc<World>) -> Result<(), Fatal> {
     forever("watch", watch_loop::run(of(), tell).boxed());
     forever("egress", egress::run(of()).boxed());
     forever("bus", bus::run(of(), first.0.clone()).boxed());
+    forever("mirror", mirror::run(of(), first.0.clone()).boxed());
     forever("notify", notify::run(of()).boxed());
     let shared = of();
     tasks.spawn(async move { Ok(operators::run(shared).await?) });

@@ -160,20 +160,25 @@ fn read(path: &Path) -> Option<Ending> {
 
 fn write(dir: &Path, agent: &AgentId, ending: &Ending) -> Result<(), RecordError> {
     let path = file(dir, agent);
-    replace(dir, &path, ending).map_err(|cause| RecordError { agent: agent.clone(), path, cause })
+    let put = || {
+        let mut text = serde_json::to_vec(ending)?;
+        text.push(b'\n');
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+        replace(&path, &text, 0o644)
+    };
+    put().map_err(|cause| RecordError { agent: agent.clone(), path: path.clone(), cause })
 }
 
-/// Temporary file, fsync, rename, fsync of the directory.
-fn replace(dir: &Path, path: &Path, ending: &Ending) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    let next = path.with_extension("json.new");
+/// Writes a small file of flockd's own state as a whole: the new text stands on disk, or the old one
+/// does. The directory must be one that root alone can write.
+pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+    let next = path.with_extension("new");
     let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&next)?;
-    serde_json::to_writer(&mut file, ending)?;
-    file.write_all(b"\n")?;
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&next)?;
+    file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&next, path)?;
-    File::open(dir)?.sync_all()
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

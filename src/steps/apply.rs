@@ -92,7 +92,7 @@ pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
     let newcomers: Vec<AgentId> =
         plans.iter().map(|p| p.agent.clone()).filter(|id| !id.identity_file().exists()).collect();
     let bus = prepare_bus(config, &mut done)?;
-    if fence::load_locked(config).await? {
+    if fence::load_locked(Some(config)).await? {
         done.changes.push("loaded the egress table".to_owned());
     }
     tell_systemd(&newcomers, &bus, config, &mut done).await?;

@@ -148,31 +148,34 @@ impl Opening {
 }
 
 /// Loads the table with what is recorded as open (nothing, on a fresh boot), and reads it back.
+/// Without a valid configuration: as recorded, else closed with flock's defaults.
 ///
 /// # Errors
 /// When nft does not take it, or the kernel shows something else afterwards.
-pub async fn load(config: &Config) -> Result<(), FenceError> {
+pub async fn load(config: Option<&Config>) -> Result<(), FenceError> {
     let _lock = Lock::machine()?;
     load_locked(config).await.map(|_| ())
 }
 
 /// The same for one who holds the lock of the machine. `true`: the kernel had another table.
-pub(super) async fn load_locked(config: &Config) -> Result<bool, FenceError> {
+pub(super) async fn load_locked(config: Option<&Config>) -> Result<bool, FenceError> {
     let recorded = Fence::read()?;
-    let mut fence = recorded.clone().unwrap_or_else(|| Fence::closed(config));
-    fence.block = config.host.uid_block;
-    fence.bus_port = config.bus.port;
+    let fence = match (config, recorded.clone()) {
+        (Some(config), Some(fence)) => Fence { agents: fence.agents, ..Fence::closed(config) },
+        (Some(config), None) => Fence::closed(config),
+        (None, Some(fence)) => fence,
+        (None, None) => Fence::closed(&Config::empty()),
+    };
     if recorded.as_ref() != Some(&fence) {
         fence.write()?;
     }
     set(&fence).await
 }
 
-/// Whether the kernel holds the recorded table (nothing open, where there is no record). Changes
-/// nothing.
+/// Whether the kernel shows the recorded table. Changes nothing.
 ///
 /// # Errors
-/// When it does not, or cannot be asked.
+/// With what differs, or why it cannot be asked.
 pub async fn check(config: &Config) -> Result<(), FenceError> {
     let fence = Fence::read()?.unwrap_or_else(|| Fence::closed(config));
     Ok(egress::check(&fence.table()).await?)

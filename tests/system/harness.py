@@ -118,8 +118,9 @@ def agents(toml):
 
 def inside(agent, script, timeout=60):
     """Runs a shell script as a task of the agent, inside its sandbox: (status, output)."""
-    ran = run("flockctl", "task", "send", "--to", agent, "--wait", "--json", "-", input=script,
-              timeout=timeout)
+    ran = run("flockctl", "task", "send", "--to", agent, "--wait", "--timeout", f"{timeout}s",
+              "--json", "-", input=script,
+              timeout=timeout + 10)
     try:
         result = json.loads(ran.out.strip().splitlines()[-1])
     except (IndexError, json.JSONDecodeError):

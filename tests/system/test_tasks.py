@@ -7,7 +7,7 @@ from harness import *
 
 
 def send(*arguments, input=None):
-    ran = run("flockctl", "task", "send", "--wait", "--json", *arguments, input=input)
+    ran = run("flockctl", "task", "send", "--wait", "--timeout", "90s", "--json", *arguments, input=input)
     return [json.loads(line) for line in ran.out.splitlines()], ran
 
 

@@ -75,6 +75,7 @@ mod tests {
         let finding = tried(&bare);
         assert_eq!(finding.verdict, Verdict::Fail);
         assert_eq!(std::fs::read_dir(&bare).unwrap().count(), 0);
+        nix::mount::umount(&bare).unwrap();
         assert_eq!(tried(&temp.path().join("missing")).verdict, Verdict::Fail);
     }
 }

@@ -416,6 +416,7 @@ mod tests {
         sfs::write(at("a/mnt/f"), "x").unwrap();
         assert!(dir.remove(Path::new("a")).is_err());
         assert!(at("a/mnt/f").exists());
+        nix::mount::umount(&at("a/mnt")).unwrap();
     }
 
     #[test]

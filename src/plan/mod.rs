@@ -83,6 +83,15 @@ pub struct UnitPlan {
 }
 
 impl UnitPlan {
+    /// The program that is started, for messages.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        match self.value("ExecStartEx") {
+            Some(Value::Exec(list)) => list.first().map_or("", |(path, ..)| path),
+            _ => "",
+        }
+    }
+
     /// What a property is set to, if it is.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&Value> {

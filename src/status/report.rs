@@ -197,7 +197,8 @@ fn agent(sources: &Sources<'_>, id: &AgentId, seen: &Seen) -> Agent {
         cpu_time_ns: facts.usage.cpu_nsec,
         cpu_limit_percent: facts.usage.cpu_quota_usec.map(|usec| usec / 10_000),
         tasks: Amount { used: facts.usage.tasks.filter(|_| up), max: facts.usage.tasks_max },
-        restarts: facts.restarts,
+        // The unit of one that gave up is gone; how often it was started again is on record.
+        restarts: if up { facts.restarts } else { seen.last.as_ref().map_or(0, |e| e.restarts) },
         since,
         uptime_seconds: since.filter(|_| up).and_then(age),
         unit: id.agent_unit(),

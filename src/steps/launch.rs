@@ -10,7 +10,7 @@ use crate::host::units::readback::{self, Measured};
 use crate::host::units::{Systemd, UnitError, UnitFacts};
 use crate::names::AgentId;
 use crate::plan::{Plan, Property};
-use crate::status::{self, Records};
+use crate::status::{self, Ending, Records};
 use crate::steps::apply::{self, ApplyError};
 use crate::steps::enforced::{self, NotEnforced};
 use crate::steps::fence::{self, FenceError};
@@ -89,6 +89,17 @@ pub struct Launched {
 /// # Errors
 /// When anything that protects is missing; the start is undone then.
 pub async fn launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchError> {
+    let launched = try_to_launch(config, id).await;
+    if let Err(error) = &launched
+        && config.agents.contains_key(id)
+    {
+        // The reason is on standard error as well; a record that cannot be written loses nothing.
+        let _ = Records::default().save(id, &Ending::refused(error.to_string()));
+    }
+    launched
+}
+
+async fn try_to_launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchError> {
     if !config.agents.contains_key(id) {
         let known: Vec<_> = config.agents.keys().map(AgentId::as_str).collect();
         return Err(LaunchError::Unknown { id: id.clone(), known: known.join(", ") });
@@ -188,7 +199,8 @@ async fn start_unit(
             }
             Err(UnitError::Job { .. }) => {
                 let facts = status::systemd::facts(systemd, id).await.map_err(unit)?;
-                let reason = status::reason::reason(&facts);
+                let why = status::reason::reason(&facts);
+                let reason = format!("{why}; its program is {}", plan.unit.program());
                 return Err(LaunchError::Ended { id: id.clone(), reason });
             }
             Err(error) => return Err(unit(error)),

@@ -37,7 +37,7 @@ def test_the_bus_listens_on_loopback_alone():
 
 def test_doctor_finds_nothing_wrong():
     checks = json.loads(ok("flockctl", "doctor", "--json"))
-    assert len(checks["checks"]) > 10, checks
+    assert len(checks) > 10, checks
 
 
 def test_users_of_the_block_cannot_log_in():

@@ -76,8 +76,9 @@ pub struct Applied {
 /// # Errors
 /// At the first part that cannot be made. A later run goes on from there.
 pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
-    let _lock = Lock::machine()?;
+    let systemd = Systemd::connect().await?;
     let mut done = Applied::default();
+    let lock = Lock::machine()?;
     let plans = plans(config)?;
     let accounts: Vec<UserPlan> = unix_users(&plans);
     for name in users::ensure(&accounts)? {
@@ -91,11 +92,17 @@ pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
     }
     let newcomers: Vec<AgentId> =
         plans.iter().map(|p| p.agent.clone()).filter(|id| !id.identity_file().exists()).collect();
+    // Before their identities, which are what tells a newcomer: broken off in between, the next
+    // run still finds them to be new.
+    enable(&systemd, &newcomers, &mut done).await?;
     let bus = prepare_bus(config, &mut done)?;
     if fence::load_locked(Some(config)).await? {
         done.changes.push("loaded the egress table".to_owned());
     }
-    tell_systemd(&newcomers, &bus, config, &mut done).await?;
+    // From here on PID 1 is waited for. A job of the bus waits for the stop of any agent, and that
+    // for this lock.
+    drop(lock);
+    tell_systemd(&systemd, &bus, config, &mut done).await?;
     if bus.changed {
         make_streams(config, &mut done).await;
     }
@@ -219,20 +226,27 @@ pub fn settings(config: &Config) -> bus::Settings {
     }
 }
 
-/// Enables the handles of agents that are seen for the first time, has the bus read its accounts,
-/// and names what runs without being configured.
-async fn tell_systemd(
+/// Enables the handles of agents that are seen for the first time.
+async fn enable(
+    systemd: &Systemd,
     newcomers: &[AgentId],
-    bus: &BusFiles,
-    config: &Config,
     done: &mut Applied,
 ) -> Result<(), ApplyError> {
-    let systemd = Systemd::connect().await?;
     let handles: Vec<String> = newcomers.iter().map(AgentId::handle_unit).collect();
     if !handles.is_empty() {
         systemd.enable(&handles).await?;
         done.changes.extend(handles.iter().map(|unit| format!("enabled {unit}")));
     }
+    Ok(())
+}
+
+/// Has the bus read its accounts, and names what runs without being configured.
+async fn tell_systemd(
+    systemd: &Systemd,
+    bus: &BusFiles,
+    config: &Config,
+    done: &mut Applied,
+) -> Result<(), ApplyError> {
     // Enabled, the handle of an agent that is no more would fail at every boot.
     let gone: Vec<String> = bus.retired.iter().map(AgentId::handle_unit).collect();
     if !gone.is_empty() {

@@ -44,7 +44,7 @@ pub async fn egress_filter(systemd: &Systemd) -> Result<(), NotEnforced> {
     if known() {
         return Ok(());
     }
-    let _lock = Lock::machine().map_err(|e| NotEnforced::Filter(e.to_string()))?;
+    let _lock = Lock::host_check().map_err(|e| NotEnforced::Filter(e.to_string()))?;
     if known() {
         return Ok(());
     }

@@ -28,12 +28,21 @@ impl Lock {
         Self::take(&format!("agent-{id}"))
     }
 
-    /// Waits for the one that changes users, tree, identities or the egress table.
+    /// Waits for the one that changes users, tree, identities or the egress table. Whoever holds it
+    /// must not wait for a job of PID 1: jobs wait for `halt`, and `halt` for this lock.
     ///
     /// # Errors
     /// When the lock file cannot be made.
     pub fn machine() -> Result<Self, LockError> {
         Self::take("machine")
+    }
+
+    /// Waits for the one that asks whether this host enforces what units say.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn host_check() -> Result<Self, LockError> {
+        Self::take("host-check")
     }
 
     fn take(name: &str) -> Result<Self, LockError> {

@@ -1,5 +1,7 @@
 //! Transient systemd units over D-Bus, and what the kernel says of their processes.
 
+/// Waiting for the end of a job.
+mod jobs;
 /// PID 1's D-Bus interface, the ten methods of it that flock calls.
 mod manager;
 /// After the start: does the machine hold what the plan says?

@@ -1,14 +1,12 @@
 //! Start, stop and read units.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use zbus::Connection;
 use zbus::fdo::PropertiesProxy;
 use zbus::proxy::CacheProperties;
-use zbus::wire::{OwnedObjectPath, OwnedVariant, Variant};
+use zbus::wire::{OwnedVariant, Variant};
 
 use super::manager::{ManagerProxy, UnitRow as RawRow};
 use super::variant;
@@ -17,7 +15,7 @@ use crate::plan::Property;
 /// The oldest systemd that the sandbox was tested on.
 pub const OLDEST: u16 = 252;
 /// PID 1 answers nobody while it reloads: minutes, on a host with thousands of units.
-const PATIENCE: Duration = Duration::from_secs(150);
+pub(super) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Why a unit could not be started, stopped or read.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +61,8 @@ pub enum UnitError {
 
 /// A connection to PID 1.
 pub struct Systemd {
-    connection: Connection,
-    manager: ManagerProxy<'static>,
+    pub(super) connection: Connection,
+    pub(super) manager: ManagerProxy<'static>,
     version: u16,
 }
 
@@ -272,52 +270,9 @@ impl Systemd {
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
-
-    /// The signal can come before the reply to the call, so the stream is opened first. And it is
-    /// read while the call is under way: a stream that is not read stops the connection after 64
-    /// signals (other people's jobs), and with it the reply.
-    async fn job(
-        &self,
-        verb: &'static str,
-        unit: &str,
-        call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
-    ) -> Result<(), UnitError> {
-        let mut ended = self.manager.receive_job_removed().await.map_err(UnitError::Bus)?;
-        let mut call = pin!(call);
-        let mut early = Vec::new();
-        let result = tokio::time::timeout(PATIENCE, async {
-            let mut job = None;
-            loop {
-                tokio::select! {
-                    reply = &mut call, if job.is_none() => {
-                        let path = reply.map_err(|error| refused(verb, unit, &error))?;
-                        if let Some((_, result)) = early.iter().find(|(early, _)| *early == path) {
-                            return Ok(Some(String::clone(result)));
-                        }
-                        job = Some(path);
-                    }
-                    signal = ended.next() => {
-                        let Some(signal) = signal else { return Ok(None) };
-                        let Ok(args) = signal.args() else { continue };
-                        match &job {
-                            Some(job) if *job == args.job => return Ok(Some(args.result)),
-                            Some(_) => {}
-                            None => early.push((args.job, args.result)),
-                        }
-                    }
-                }
-            }
-        });
-        match result.await {
-            Ok(Ok(Some(result))) if result == "done" || result == "skipped" => Ok(()),
-            Ok(Ok(Some(result))) => Err(UnitError::Job { verb, unit: unit.to_owned(), result }),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(None)) | Err(_) => Err(UnitError::Unknown { verb, unit: unit.to_owned() }),
-        }
-    }
 }
 
-fn refused(verb: &'static str, unit: &str, error: &zbus::Error) -> UnitError {
+pub(super) fn refused(verb: &'static str, unit: &str, error: &zbus::Error) -> UnitError {
     UnitError::Refused { verb, unit: unit.to_owned(), cause: error.to_string() }
 }
 

@@ -177,6 +177,13 @@ fn others(plan: &Plan) -> Vec<String> {
     if targets.all(|target| target.starts_with(&own) || !target.starts_with("/shared/agents")) {
         lines.push("No other agent's directory is in its root.".to_owned());
     }
+    if plan.unit.value("PrivateNetwork") != Some(&Value::Bool(true)) {
+        lines.push(
+            "It shares the host's network namespace: abstract Unix sockets, the host's and other \
+             agents', are not fenced off."
+                .to_owned(),
+        );
+    }
     if plan.tree.common == Access::ReadWrite {
         lines.push("In common, agents read and change each other's files.".to_owned());
     }

@@ -198,7 +198,10 @@ fn agent(sources: &Sources<'_>, id: &AgentId, seen: &Seen) -> Agent {
         cpu_limit_percent: facts.usage.cpu_quota_usec.map(|usec| usec / 10_000),
         tasks: Amount { used: facts.usage.tasks.filter(|_| up), max: facts.usage.tasks_max },
         // The unit of one that gave up is gone; how often it was started again is on record.
-        restarts: if up { facts.restarts } else { seen.last.as_ref().map_or(0, |e| e.restarts) },
+        restarts: match &seen.last {
+            Some(end) if !up => facts.restarts.max(end.restarts),
+            _ => facts.restarts,
+        },
         since,
         uptime_seconds: since.filter(|_| up).and_then(age),
         unit: id.agent_unit(),

@@ -195,6 +195,17 @@ def test_every_socket_of_the_host():
     assert set(inside_output("find / -type s 2>/dev/null").split()) == set()
 
 
+def test_what_is_not_promised_is_said():
+    """Abstract sockets have no file; level 1 shares the network namespace they live in."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("\0flock-test")
+    server.listen()
+    said = attack("import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0flock-test'); print('GOT')")
+    server.close()
+    assert "GOT" in said, "better than promised: change README and explain"
+    assert "abstract Unix sockets" in ok("flockctl", "explain", "agent-1")
+
+
 def test_shared_memory_and_queues_are_its_own():
     start("agent-1", "agent-2")
     inside("agent-2", "echo secret > /dev/shm/x; chmod 666 /dev/shm/x; ipcmk -M 4096 -p 0666")

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::os::fd::AsFd;
 use std::process::Stdio;
 
 use jiff::Timestamp;
@@ -29,6 +30,13 @@ const COMPLAINT_MAX: u64 = 2048;
 const SINCE_MAX: usize = 64;
 /// The most lines that one request can ask for.
 pub const LINES_MAX: u32 = 1_000_000;
+
+/// Whether this stream goes to the journal, see systemd.exec(5) on `JOURNAL_STREAM`.
+#[must_use]
+pub fn is(stream: impl AsFd) -> bool {
+    let here = rustix::fs::fstat(stream).map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
+    std::env::var_os("JOURNAL_STREAM").is_some_and(|journal| here.is_ok_and(|h| *journal == *h))
+}
 
 /// Which part of an agent's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ pub fn run(file: &Path) -> Result<(), Failure> {
         out::line(line)?;
     }
     for line in &done.warnings {
-        out::line(&format!("warning: {line}"))?;
+        out::warning(line)?;
     }
     match (done.changes.is_empty(), config.agents.len()) {
         (true, agents) => out::line(&format!("nothing to change: {agents} agents are prepared")),

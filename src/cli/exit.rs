@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::cli::out;
+
 /// Why a command ended, and its exit code.
 #[derive(Debug)]
 pub struct Failure {
@@ -42,8 +44,11 @@ impl Failure {
     /// Prints the message to standard error and gives the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        if !self.message.is_empty() {
-            eprintln!("flockctl: {}", self.message);
+        let level = out::level(std::io::stderr(), 3);
+        let mut head = "flockctl: ";
+        for line in self.message.lines() {
+            eprintln!("{level}{head}{line}");
+            head = "";
         }
         ExitCode::from(self.code)
     }

@@ -17,11 +17,11 @@ pub fn launch(id: &AgentId, file: &Path) -> Result<(), Failure> {
     let launched =
         out::wait(async { steps::launch::launch(&config, id).await.map_err(Failure::failed) })?;
     for warning in &launched.warnings {
-        out::line(&format!("warning: {id}: {warning}"))?;
+        out::warning(&format!("{id}: {warning}"))?;
     }
     if !launched.measured.unenforced.is_empty() {
         let limits = launched.measured.unenforced.join(", ");
-        out::line(&format!("warning: {id}: this host does not enforce its limits of {limits}"))?;
+        out::warning(&format!("{id}: this host does not enforce its limits of {limits}"))?;
     }
     let what = if launched.adopted { "runs already" } else { "runs" };
     out::line(&format!(

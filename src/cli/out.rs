@@ -1,9 +1,11 @@
 //! Standard output that a closed pipe ends quietly (`flockctl logs a | head`), and the runtime.
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 
 use crate::cli::Failure;
 use crate::control::{ClientError, ErrorCode};
+use crate::journal;
 
 /// Writes bytes as they are.
 ///
@@ -24,6 +26,23 @@ pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// See [`bytes`].
 pub fn line(text: &str) -> Result<(), Failure> {
     bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes a line that begins with `warning:`; the journal files it as one.
+///
+/// # Errors
+/// See [`bytes`].
+pub fn warning(text: &str) -> Result<(), Failure> {
+    line(&format!("{}warning: {text}", level(io::stdout(), 4)))
+}
+
+/// What sd-daemon(3) puts before a line of this level, where `stream` is the journal itself.
+#[must_use]
+pub fn level(stream: impl AsFd, number: u8) -> String {
+    match journal::is(stream) {
+        true => format!("<{number}>"),
+        false => String::new(),
+    }
 }
 
 /// Runs a future to its end on this thread.

@@ -1,9 +1,7 @@
 //! flockd's own log: the journal when systemd started it, else standard error; never both.
 
-use std::env;
 use std::io::{self, IsTerminal as _};
 
-use nix::sys::stat::fstat;
 use tracing_journald::{Layer, Priority, PriorityMappings};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -28,9 +26,7 @@ pub fn init() {
 
 /// The journal, if standard error goes there: each line would come twice otherwise.
 fn journal() -> Option<Layer> {
-    let stream = env::var("JOURNAL_STREAM").ok()?;
-    let stat = fstat(io::stderr()).ok()?;
-    if stream != format!("{}:{}", stat.st_dev, stat.st_ino) {
+    if !crate::journal::is(io::stderr()) {
         return None;
     }
     // The crate's own default shows INFO as "notice", which `journalctl -p` then ranks too high.

@@ -110,11 +110,18 @@ fn ensure_in(state: &Path, groups: Groups, plans: &[Plan]) -> Result<Vec<String>
     let state = Dir::open(state)?;
     let mut changed = Vec::new();
     for object in objects(groups, plans, Scope::All) {
-        make(&state, &object)?;
+        let made = make(&state, &object)?;
         let handle = look(&state, &object)?;
+        if made {
+            changed.push(format!("made {}", handle.path().display()));
+        }
         for difference in differences(&object, &handle)? {
+            let text = difference.text(&object, &handle);
             repair(&object, &handle, &difference)?;
-            changed.push(difference.text(&object, &handle));
+            // A new object has to be given its rights; only an old one had lost them.
+            if !made {
+                changed.push(format!("repaired {text}"));
+            }
         }
     }
     Ok(changed)
@@ -217,17 +224,15 @@ fn log(groups: Groups, plan: &Plan) -> Object {
 }
 
 /// Makes a missing object, closed to everybody but root until its list is written.
-fn make(state: &Dir, object: &Object) -> Result<(), TreeError> {
+fn make(state: &Dir, object: &Object) -> Result<bool, TreeError> {
     match object.kind {
-        Kind::Dir => {
-            state.make_dir(&object.path)?;
-        }
+        Kind::Dir => Ok(state.make_dir(&object.path)?),
         _ if state.handle(&object.path)?.is_none() => {
             state.write(&object.path, b"", Owner::ROOT, 0o600)?;
+            Ok(true)
         }
-        _ => {}
+        _ => Ok(false),
     }
-    Ok(())
 }
 
 fn look(state: &Dir, object: &Object) -> Result<Handle, TreeError> {

@@ -110,7 +110,15 @@ impl Identity {
     /// print URLs, and the npm client ignores a password there.
     #[must_use]
     pub fn env_text(&self, url: &str) -> String {
-        format!("NATS_URL={url}\nNATS_USER={}\nNATS_PASSWORD={}\n", self.user, self.password)
+        let Self { user, password } = self;
+        let mut text = format!("NATS_URL={url}\nNATS_USER={user}\nNATS_PASSWORD={password}\n");
+        if user != OPERATOR {
+            // Who it is, is not left to any other file: this one is read last.
+            text.push_str(&format!(
+                "AGENT_ID={user}\nSHARED_DIR=/shared\nHOME=/shared/agents/{user}\n"
+            ));
+        }
+        text
     }
 
     /// Reads back [`Identity::env_text`]: the identity of `user` and the URL.

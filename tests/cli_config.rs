@@ -119,7 +119,7 @@ fn check_names_a_file_on_the_command_line() {
     write(&folder, "other/flock.toml", "[agents.x]\nlevel = 2\n");
     let other = folder.path().join("other/flock.toml");
     let (code, out, error) = flockctl(&folder, &["check", other.to_str().unwrap()]);
-    assert_eq!((code, out.as_str()), (3, ""));
+    assert_eq!((code, out.as_str()), (78, ""));
     let expected = "\
 flockctl: the configuration has 2 faults:
 other/flock.toml:1:9: agent x has no command
@@ -138,7 +138,7 @@ fn check_says_what_is_wrong_with_the_installed_file() {
     let output = Command::cargo_bin("flockctl").unwrap().arg("check").output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     if !Path::new("/etc/flock").exists() {
-        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.status.code(), Some(78));
         assert!(error.contains("/etc/flock: there is no such file or directory"), "{error}");
     }
 }
@@ -339,7 +339,7 @@ fn what_is_there_is_never_overwritten() {
 
     write(&folder, "agents.d/more.toml", "[agents.b]\n");
     let (code, _, error) = flockctl(&folder, &["agent", "add", "b"]);
-    assert_eq!(code, 3);
+    assert_eq!(code, 78);
     assert!(error.contains("agent b is defined twice: the first time at"), "{error}");
     assert!(!folder.path().join("agents.d/b.toml").exists());
 }
@@ -359,7 +359,7 @@ fn an_agent_that_would_not_be_valid_is_not_added() {
     ] {
         let (code, _, error) =
             flockctl(&folder, &[&["agent", "add", "a"][..], &arguments].concat());
-        assert_eq!(code, 3, "{arguments:?}: {error}");
+        assert_eq!(code, 78, "{arguments:?}: {error}");
         assert!(
             error.starts_with("flockctl: agent a is not added: the configuration has"),
             "{error}"
@@ -373,7 +373,7 @@ fn an_agent_that_would_not_be_valid_is_not_added() {
 fn nothing_is_added_to_a_configuration_that_is_not_valid() {
     let folder = folder("[defaults]\nlevle = 1\n");
     let (code, _, error) = flockctl(&folder, &["agent", "add", "a", "--command", "/bin/sh"]);
-    assert_eq!(code, 3);
+    assert_eq!(code, 78);
     assert!(error.contains("did you mean level?"), "{error}");
     assert!(!folder.path().join("agents.d").exists());
 }

@@ -14,7 +14,7 @@ use crate::plan;
 /// Checks `path` and the files beside it.
 ///
 /// # Errors
-/// All faults of all files, exit code 3.
+/// All faults of all files, exit code 78 (EX_CONFIG).
 pub fn run(path: &Path) -> Result<(), Failure> {
     let config = config::load(path).map_err(Failure::config)?;
     out::bytes(summary(&config).as_bytes())?;

@@ -25,14 +25,14 @@ impl Failure {
         Self { code: 2, message: cause.to_string() }
     }
 
-    /// 3: the configuration is not valid; the message cites every fault.
+    /// 78, `CONFIG` for systemd: the configuration is not valid; the message cites every fault.
     pub fn config(cause: impl Display) -> Self {
-        Self { code: 3, message: cause.to_string() }
+        Self { code: 78, message: cause.to_string() }
     }
 
-    /// 4: this needs root, or the group `flock`.
+    /// 77, `NOPERM`: this needs root, or the group `flock`.
     pub fn permission(cause: impl Display) -> Self {
-        Self { code: 4, message: cause.to_string() }
+        Self { code: 77, message: cause.to_string() }
     }
 
     /// 0: nobody reads the output any more (`| head`), which is no fault.

@@ -21,8 +21,10 @@ def attack(name, control=True, since=(0, 0, 0)):
 
 
 class Scene:
-    def __init__(self, bus, single):
+    def __init__(self, bus, single, settle):
         self.bus, self.hub = bus, bus.hub
+        # How long what was sent has to arrive; what has not by then, was stopped.
+        self.settle = settle
         # Under one account an agent publishes on the hub's subjects itself.
         self.result = {a: f"task.result.{a}" if single else "task.result" for a in ("agent-1", "agent-2", "agent-3")}
 
@@ -53,17 +55,17 @@ class Scene:
         await self.bus.send("tasks.agent-1", task(nonce, nonce))
         got = await self.bus.pull(self.puller, "agent-1")
         await self.puller.request(got.reply, b"+ACK", timeout=3)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(self.settle)
 
     async def publish(self, subject, data=b"x", **more):
         await self.attacker.publish(subject, data, **more)
         await self.attacker.flush()
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(self.settle)
 
     async def ask(self, subject, body=None):
         """What the server answers, or None."""
         try:
-            answer = await self.attacker.request(subject, json.dumps(body or {}).encode(), timeout=0.4)
+            answer = await self.attacker.request(subject, json.dumps(body or {}).encode(), timeout=max(0.4, self.settle))
         except (NatsError, asyncio.TimeoutError):
             return None
         try:
@@ -155,7 +157,7 @@ async def _(scene):
     await scene.bus.send("tasks.agent-2", task(nonce, nonce))
     ask = json.dumps({"batch": 1, "no_wait": True}).encode()
     await scene.publish("$JS.API.CONSUMER.MSG.NEXT.TASKS_agent-2.worker", ask, reply="tasks.agent-3")
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(2 * scene.settle)
     return any(nonce.encode() in m.data for m in scene.seen)
 
 
@@ -209,7 +211,7 @@ async def _(scene):
 async def _(scene):
     before = len(scene.seen)
     await scene.publish(scene.result["agent-2"], b"x", headers={"Nats-Trace-Dest": "tasks.agent-3"})
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(2 * scene.settle)
     return len(scene.seen) > before
 
 
@@ -254,13 +256,13 @@ for name in ("SERVER.PING", "SERVER.PING.CONNZ", "SERVER.PING.SUBSZ", "ACCOUNT.H
         return any(other in text for other in ("agent-1", "agent-3", "operator", "HUB"))
 
 
-async def outcomes(text, single):
-    """For each attack whether it succeeded, or the exception that it died of."""
+async def outcomes(text, single, settle, names):
+    """For each of these attacks whether it succeeded, or the exception that it died of."""
     results = {}
     async with Bus(text, shared_results=single) as bus:
-        scene = await Scene(bus, single).open()
+        scene = await Scene(bus, single, settle).open()
         for name, function, _, since in ATTACKS:
-            if server_version() < since:
+            if server_version() < since or name not in names:
                 continue
             try:
                 results[name] = await function(scene)
@@ -270,18 +272,31 @@ async def outcomes(text, single):
 
 
 async def tests(report):
-    configurations = {"flock": (accounts(), False), "accounts only": (without_permissions(accounts()), False)}
-    for label, (text, single) in configurations.items():
-        results = await outcomes(text, single)
-        for name, function, _, since in ATTACKS:
-            if name not in results:
+    configurations = {"flock": (accounts(), False), "accounts only": (without_permissions(accounts()), False),
+                      "control": (naive(), True)}
+    found = {label: {} for label in configurations}
+    names = [name for name, *_ in ATTACKS]
+    # On a busy machine the wait can be too short, for a control too. What was not as it must be is done
+    # again, everywhere, with a longer one; an attack that succeeded at any time has succeeded.
+    for settle in (0.15, 1.5):
+        for label, (text, single) in configurations.items():
+            for name, result in (await outcomes(text, single, settle, names)).items():
+                if label == "control" or found[label].get(name) is not True:
+                    found[label][name] = result
+        names = [name for name, _, control, _ in ATTACKS if name in found["flock"] and not (
+            found["flock"][name] is False and found["accounts only"][name] is False
+            and (found["control"][name] is True or not control))]
+        if not names:
+            break
+    for label in ("flock", "accounts only"):
+        for name, _, _, since in ATTACKS:
+            if name not in found[label]:
                 report.skip(f"{label}: {name}", f"this server is older than {since}")
             else:
-                report.check(f"{label}: {name}", results[name] is False, results[name])
-    results = await outcomes(naive(), True)
+                report.check(f"{label}: {name}", found[label][name] is False, found[label][name])
     for name, _, control, _ in ATTACKS:
-        if name in results and control:
-            report.check(f"control: {name}", results[name] is True, results[name])
+        if name in found["control"] and control:
+            report.check(f"control: {name}", found["control"][name] is True, found["control"][name])
 
 
 async def nothing(_):

@@ -129,7 +129,7 @@ impl Link {
         let payload = message::encode(result).map_err(|e| e.to_string())?;
         let mut headers = HeaderMap::new();
         // Sent again because the answer was lost, it is stored once.
-        headers.insert("Nats-Msg-Id", format!("{}.{}", result.task, result.attempt));
+        headers.insert("Nats-Msg-Id", format!("{}.{}", result.task, result.attempt.unwrap_or(1)));
         let request = Request::new().payload(payload.into()).headers(headers).timeout(Some(ANSWER));
         let answer = self.client.send_request(subject::RESULT, request).await;
         let answer = answer.map_err(|e| e.to_string())?;
@@ -151,7 +151,7 @@ impl Link {
     /// Publishes a heartbeat.
     pub async fn heartbeat(&self, running: u32, parallel: u32) {
         let agent = self.id.to_string();
-        let beat = Heartbeat { agent, at: Timestamp::now(), running, parallel };
+        let beat = Heartbeat { agent, at: Timestamp::now(), running, parallel, tasks: Vec::new() };
         self.say(subject::heartbeat(&self.id), &beat).await;
     }
 

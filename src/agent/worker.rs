@@ -181,7 +181,7 @@ impl Worker {
         };
         let id = task.id.clone();
         let attempt = task.attempt.saturating_add(delivery.count - 1);
-        if let Some(result) = self.store.load(&id).filter(|old| old.attempt >= task.attempt) {
+        if let Some(result) = self.store.load(&id).filter(|old| old.attempt >= Some(task.attempt)) {
             // The agent died between writing the result and acknowledging the task.
             log::info(&format!("task {id} was done before; its result is handed in again"));
             return self.hand_in(message, &id, result, Verdict::Done).await;
@@ -287,12 +287,13 @@ impl Worker {
             exit: None,
             signal: None,
             reason: (!reason.is_empty()).then(|| reason.to_owned()),
-            attempt,
+            attempt: Some(attempt),
             started: None,
             finished: None,
             output: String::new(),
             truncated: false,
             result_path: None,
+            usage: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! bounded by the parser, unknown fields are skipped, and the sender is what the subject says, never
 //! what the payload says.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -138,14 +139,36 @@ pub struct Task {
     /// How often it was handed out by the shared queue, from 1.
     #[serde(default = "first")]
     pub attempt: u64,
+    /// The user of the host who sent it. Agents cannot send tasks, so this is flock's own word.
+    #[serde(default)]
+    pub sender: u32,
+    /// The sender's idempotency key, from which the id is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The task that this one does again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<TaskId>,
+    /// Variables for the command, besides those of its agent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
 }
 
 impl Task {
     /// A task that is new now and has no deadline.
     #[must_use]
     pub fn new(to: Address, text: impl Into<String>) -> Self {
-        let (id, created) = (TaskId::fresh(), Timestamp::now());
-        Self { id, to, text: text.into(), created, deadline: None, attempt: 1 }
+        Self {
+            id: TaskId::fresh(),
+            to,
+            text: text.into(),
+            created: Timestamp::now(),
+            deadline: None,
+            attempt: 1,
+            sender: 0,
+            key: None,
+            retry_of: None,
+            environment: BTreeMap::new(),
+        }
     }
 }
 
@@ -164,8 +187,10 @@ pub enum Status {
     Failed,
     /// The command was killed because its time was over.
     Timeout,
-    /// The deadline had passed before it was begun.
+    /// The deadline had passed before it was done.
     Expired,
+    /// Somebody cancelled it.
+    Cancelled,
     /// It could not be read as a task, or was tried too often.
     Refused,
     /// A word that this flock does not know.
@@ -180,6 +205,7 @@ impl fmt::Display for Status {
             Self::Failed => "failed",
             Self::Timeout => "timeout",
             Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
             Self::Refused => "refused",
             Self::Unknown => "unknown",
         })
@@ -207,9 +233,9 @@ pub struct TaskResult {
     /// Why it did not end well, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Which attempt this was, from 1.
-    #[serde(default = "first")]
-    pub attempt: u64,
+    /// Which attempt this was, from 1; a plain client need not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u64>,
     /// When the command was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
@@ -225,6 +251,20 @@ pub struct TaskResult {
     /// The file with the whole result, as the agent sees and says it; root must not open it by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_path: Option<String>,
+    /// What the command used up, as flock-agent measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// What a command and the processes it waited for used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in user mode, in microseconds.
+    pub user_usec: u64,
+    /// CPU time in the kernel, in microseconds.
+    pub system_usec: u64,
+    /// The largest resident size of one of its processes, in bytes.
+    pub memory_peak: u64,
 }
 
 /// Says that an agent is alive, every 30 seconds.
@@ -241,6 +281,9 @@ pub struct Heartbeat {
     /// Most tasks that it runs at once.
     #[serde(default)]
     pub parallel: u32,
+    /// The names of those that run now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<String>,
 }
 
 /// Something happened in an agent.

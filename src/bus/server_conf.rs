@@ -156,7 +156,9 @@ fn hub_account<'a>(
         for service in services(id) {
             let _ = writeln!(out, "      {{service: \"{}\", accounts: [\"{id}\"]}}", service.hub);
         }
-        let _ = writeln!(out, "      {{stream: \"deliver.{id}.*\", accounts: [\"{id}\"]}}");
+        for stream in [format!("deliver.{id}.*"), subject::control(id)] {
+            let _ = writeln!(out, "      {{stream: \"{stream}\", accounts: [\"{id}\"]}}");
+        }
     }
     out.push_str("    ]\n  }\n");
 }
@@ -167,11 +169,12 @@ fn agent_account(out: &mut String, id: &AgentId, identity: &Identity) {
     let _ = write!(
         out,
         "  \"{id}\" {{\n    users: [{{user: \"{}\", password: \"{}\", permissions: {{\n      \
-         publish: [{}]\n      subscribe: [\"tasks.>\", \"{}\", \"_INBOX.>\"]\n    }}}}]\n    imports: [\n",
+         publish: [{}]\n      subscribe: [\"tasks.>\", \"{}\", \"{}\", \"_INBOX.>\"]\n    }}}}]\n    imports: [\n",
         identity.user(),
         identity.password(),
         publish.join(", "),
         subject::BROADCAST,
+        subject::control(id),
     );
     for service in &services {
         let _ = write!(
@@ -191,11 +194,14 @@ fn agent_account(out: &mut String, id: &AgentId, identity: &Identity) {
             "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{from}\"}}, to: \"{to}\"}}"
         );
     }
+    for stream in [subject::BROADCAST, &subject::control(id)] {
+        let _ =
+            writeln!(out, "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{stream}\"}}}}");
+    }
     let _ = write!(
         out,
-        "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{}\"}}}}\n    ]\n    \
+        "    ]\n    \
          limits: {{max_connections: 8, max_subscriptions: 256, max_payload: {MAX_PAYLOAD}}}\n  }}\n",
-        subject::BROADCAST,
     );
 }
 
@@ -211,6 +217,7 @@ fn services(id: &AgentId) -> Vec<Service> {
         Service { hub: subject::result(id), agent: subject::RESULT.to_owned() },
         same(subject::events(id)),
         same(subject::heartbeat(id)),
+        same(subject::ask(id)),
         same(subject::next_task(id)),
         same(subject::acks(id)),
     ]

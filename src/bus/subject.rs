@@ -3,6 +3,7 @@
 //! In the hub the sender or the receiver is part of each subject. The server puts it there by the
 //! account that a message came from, so it cannot be forged; payloads and headers are never asked.
 
+use super::message::TaskId;
 use crate::names::AgentId;
 
 /// The account of flockd and flockctl. Upper case, so no agent id can be equal to it.
@@ -103,6 +104,25 @@ pub fn events(id: &AgentId) -> String {
 #[must_use]
 pub fn heartbeat(id: &AgentId) -> String {
     format!("agent.{id}.heartbeat")
+}
+
+/// What flock says to one agent, the same inside its account and in the hub; not stored.
+#[must_use]
+pub fn control(id: &AgentId) -> String {
+    format!("agent.{id}.control")
+}
+
+/// Where an agent asks for a decision of the operator, the same inside its account and in the hub.
+#[must_use]
+pub fn ask(id: &AgentId) -> String {
+    format!("agent.{id}.ask")
+}
+
+/// How a task ended that its agent's result alone does not decide: one of the shared queue, or one
+/// that was cancelled, expired or given up. In the hub only, not stored.
+#[must_use]
+pub fn final_result(task: &TaskId) -> String {
+    format!("task.final.{task}")
 }
 
 /// The stream with an agent's tasks. One per agent: the server drops duplicates per stream, so in a

@@ -7,11 +7,13 @@
 //! - [`identity`]: one random password per agent, made in a batch, kept in root's files
 //! - [`server_conf`]: agents and identities to the text of nats-server's configuration (pure)
 //! - [`streams`]: what JetStream keeps for each agent (pure)
+//! - [`environment`]: which variables a task may bring (pure)
 //! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
 //! - [`hub`]: the operator's side: make streams, send tasks, see results
 //! - [`queue`]: hands each task of the shared queue to exactly one agent
 //! - [`version`]: which nats-server this is, and whether it can hold the promise
 
+pub mod environment;
 pub mod hub;
 pub mod identity;
 pub mod message;

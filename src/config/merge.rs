@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cite::Placed;
 use super::part::{LimitsPart, Part, RestartPart, TaskPart};
-use super::{Access, AgentConfig, Egress, Limits, Mode, Restart, RestartPolicy, TaskConfig};
+use super::{Access, AgentConfig, Egress, Input, Limits, Mode, Restart, RestartPolicy, TaskConfig};
 use crate::names::Level;
 
 const MIB: u64 = 1 << 20;
@@ -70,6 +70,9 @@ impl TaskPart {
             timeout: self.timeout.or(base.timeout),
             output_limit: self.output_limit.or(base.output_limit),
             parallel: self.parallel.or(base.parallel),
+            input: self.input.or(base.input),
+            input_at: self.input_at,
+            keep: self.keep.or(base.keep),
         }
     }
 
@@ -78,6 +81,8 @@ impl TaskPart {
             timeout: self.timeout.unwrap_or(Duration::from_secs(600)),
             output_limit: self.output_limit.unwrap_or(MIB),
             parallel: self.parallel.unwrap_or(2),
+            input: self.input.unwrap_or(Input::Stdin),
+            keep: self.keep.unwrap_or(100),
         }
     }
 }

@@ -103,7 +103,7 @@ pub struct AgentConfig {
     pub command: Vec<String>,
     /// Whether the command runs once per task or is a bus client itself.
     pub mode: Mode,
-    /// How tasks run in [`Mode::Task`].
+    /// How tasks run, but in [`Mode::Service`].
     pub task: TaskConfig,
     /// Variables that are no secret (every local user can read them).
     pub environment: BTreeMap<String, String>,
@@ -129,10 +129,12 @@ pub struct AgentConfig {
 
 /// How an agent's command is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Once per task, by `flock-agent`: task text on standard input, result from standard output.
     Task,
+    /// Once, by `flock-agent`: a line of JSON in for each task, a line of JSON out for each result.
+    JsonLines,
     /// Once, for ever: the command talks to the bus itself.
     Service,
 }
@@ -146,7 +148,24 @@ pub struct TaskConfig {
     pub output_limit: u64,
     /// How many run at once.
     pub parallel: u32,
+    /// How the command gets the text in [`Mode::Task`].
+    pub input: Input,
+    /// How many folders and results of tasks stay, the youngest.
+    pub keep: u32,
 }
+
+/// How a command gets the text of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// On its standard input.
+    Stdin,
+    /// As the argument in the place of [`TASK_WORD`], or after all others.
+    Argument,
+}
+
+/// The word of a command that stands for the text of the task.
+pub const TASK_WORD: &str = "{task}";
 
 /// What an agent may use up.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,7 +8,7 @@ use super::cite::{At, Placed, Report, shown};
 use super::fields::{LIST_MAX, by_rule, choice, count, in_range, list, plain, set, size, span};
 use super::file::Value;
 use super::rules::{egress, names, paths, quantities};
-use super::{Access, Egress, Mode, Need, RestartPolicy};
+use super::{Access, Egress, Input, Mode, Need, RestartPolicy};
 use crate::names::Level;
 
 pub(super) const AGENT_KEYS: &[&str] = &[
@@ -30,7 +30,7 @@ pub(super) const AGENT_KEYS: &[&str] = &[
 pub(super) const LIMIT_KEYS: &[&str] =
     &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp"];
 pub(super) const RESTART_KEYS: &[&str] = &["policy", "delay", "max-delay", "attempts", "window"];
-pub(super) const TASK_KEYS: &[&str] = &["timeout", "output-limit", "parallel"];
+pub(super) const TASK_KEYS: &[&str] = &["timeout", "output-limit", "parallel", "input", "keep"];
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -67,6 +67,10 @@ pub(super) struct TaskPart {
     pub timeout: Option<Duration>,
     pub output_limit: Option<u64>,
     pub parallel: Option<u32>,
+    pub input: Option<Input>,
+    /// Where `input` stands, if it stands in this very table.
+    pub input_at: Option<At>,
+    pub keep: Option<u32>,
 }
 
 /// The table `limits` as written.
@@ -135,7 +139,9 @@ fn level(value: &Value<'_>, report: &mut Report<'_>) -> Option<Level> {
     level
 }
 
-const MODES: [(&str, Mode); 2] = [("task", Mode::Task), ("service", Mode::Service)];
+const MODES: [(&str, Mode); 3] =
+    [("task", Mode::Task), ("json-lines", Mode::JsonLines), ("service", Mode::Service)];
+const INPUTS: [(&str, Input); 2] = [("stdin", Input::Stdin), ("argument", Input::Argument)];
 const ACCESS: [(&str, Access); 2] =
     [("read-only", Access::ReadOnly), ("read-write", Access::ReadWrite)];
 const POLICIES: [(&str, RestartPolicy); 3] = [
@@ -166,10 +172,14 @@ fn command(value: &Value<'_>, report: &mut Report<'_>) -> Option<Vec<String>> {
 
 fn task(value: &Value<'_>, report: &mut Report<'_>) -> Option<TaskPart> {
     let mut t = value.keys(report, TASK_KEYS)?;
+    let input = t.read("input", report, |v, r| choice(v, r, &INPUTS));
     Some(TaskPart {
         timeout: plain(span(&mut t, "timeout", report, SECOND..=30 * DAY)),
         output_limit: size(&mut t, "output-limit", report, KIB..=1024 * MIB),
         parallel: count(&mut t, "parallel", report, 1..=1024),
+        input_at: input.as_ref().map(|input| input.at.clone()),
+        input: plain(input),
+        keep: count(&mut t, "keep", report, 1..=100_000),
     })
 }
 

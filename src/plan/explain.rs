@@ -42,6 +42,7 @@ fn who(plan: &Plan) -> Vec<String> {
     if let Some(Value::Exec(commands)) = plan.unit.value("ExecStartEx") {
         lines.extend(commands.iter().map(|(_, argv, _)| format!("Program: {}", words(argv))));
     }
+    lines.extend(work(plan).map(str::to_owned));
     let (name, uid) = (&plan.user.name, plan.user.uid);
     let whose = match plan.level {
         Level::Workspace => "all agents of level 0 share it",
@@ -54,6 +55,22 @@ fn who(plan: &Plan) -> Vec<String> {
     });
     lines.push("Every user of this host can read this command and its plain variables.".to_owned());
     lines
+}
+
+/// How its command gets a task.
+fn work(plan: &Plan) -> Option<&'static str> {
+    let Some(Value::Strs(variables)) = plan.unit.value("Environment") else { return None };
+    match variables.iter().find_map(|variable| variable.strip_prefix("FLOCK_TASK_INPUT="))? {
+        "stdin" => Some("The command runs once for each task, with the text on standard input."),
+        "argument" => Some(
+            "The command runs once for each task, with the text as an argument: every user of this \
+             host can read it meanwhile.",
+        ),
+        "json-lines" => {
+            Some("The command runs all the time: a line of JSON for each task and each result.")
+        }
+        _ => None,
+    }
 }
 
 /// A command as people write it; what has blanks or quotes in it is quoted.

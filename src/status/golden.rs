@@ -10,8 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{
-    Access, AgentConfig, BusConfig, Config, Egress, HostConfig, HostPort, Limits, Mode, Need,
-    Restart, RestartPolicy, Sync, TaskConfig,
+    Access, AgentConfig, BusConfig, Config, Egress, HostConfig, HostPort, Input, Limits, Mode,
+    Need, Restart, RestartPolicy, Sync, TaskConfig,
 };
 use crate::names::{AgentId, Level, UidBlock};
 use crate::status::facts::{Facts, Row, Usage};
@@ -38,7 +38,13 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
         level,
         command: vec!["/bin/sh".into()],
         mode: Mode::Task,
-        task: TaskConfig { timeout: Duration::from_secs(600), output_limit: 1 << 20, parallel: 2 },
+        task: TaskConfig {
+            timeout: Duration::from_secs(600),
+            output_limit: 1 << 20,
+            parallel: 2,
+            input: Input::Stdin,
+            keep: 100,
+        },
         environment: BTreeMap::new(),
         environment_files: Vec::new(),
         secret_files: BTreeMap::new(),

@@ -148,7 +148,7 @@ pub fn members(config: &Config) -> Vec<Member> {
     let member = |(id, agent): (&AgentId, &AgentConfig)| Member {
         id: id.clone(),
         delivery: match agent.mode {
-            Mode::Task => Delivery::Pull,
+            Mode::Task | Mode::JsonLines => Delivery::Pull,
             Mode::Service => Delivery::Push,
         },
     };

@@ -1,15 +1,17 @@
 //! The checked configuration. A `Config` that exists obeys every rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::names::{AgentId, Level, UidBlock};
+use crate::names::{AgentId, ChannelName, Level, UidBlock};
 
 /// Rules over several values of an agent, and over several agents.
 mod across;
+/// Who talks to whom: channels and requests.
+mod channels;
 /// Files to `Config`: the tables of a file, and the merge of the defaults.
 mod check;
 /// Faults with their place.
@@ -40,6 +42,8 @@ pub struct Config {
     pub host: HostConfig,
     /// The message bus.
     pub bus: BusConfig,
+    /// Who is in which channel. The channel `flock` is there unless it is switched off.
+    pub channels: BTreeMap<ChannelName, BTreeSet<AgentId>>,
     /// Every configured agent.
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
@@ -48,7 +52,22 @@ impl Config {
     /// No agents, and defaults for everything else.
     #[must_use]
     pub fn empty() -> Self {
-        Self { host: HostConfig::default(), bus: BusConfig::default(), agents: BTreeMap::new() }
+        Self {
+            host: HostConfig::default(),
+            bus: BusConfig::default(),
+            channels: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// The channels that an agent is a member of.
+    pub fn channels_of(&self, id: &AgentId) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().filter(move |(_, members)| members.contains(id)).map(|(name, _)| name)
+    }
+
+    /// The agents that may request something of this one.
+    pub fn requesters_of(&self, id: &AgentId) -> impl Iterator<Item = &AgentId> {
+        self.agents.iter().filter(move |(_, a)| a.may_request.contains(id)).map(|(other, _)| other)
     }
 }
 
@@ -76,12 +95,19 @@ pub struct BusConfig {
     pub server: PathBuf,
     /// When JetStream flushes to disk: every write, or at this interval.
     pub sync: Sync,
+    /// How many bytes a second each agent's user may send to the bus; none means without a limit.
+    pub rate: Option<u64>,
 }
 
 impl Default for BusConfig {
     /// Not port 4222: Debian's own nats-server takes that as soon as it is installed.
     fn default() -> Self {
-        Self { port: 14_222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always }
+        Self {
+            port: 14_222,
+            server: "/usr/sbin/nats-server".into(),
+            sync: Sync::Always,
+            rate: Some(16 << 20),
+        }
     }
 }
 
@@ -119,6 +145,8 @@ pub struct AgentConfig {
     pub egress: Egress,
     /// Whether it may write `/shared/common`.
     pub common: Access,
+    /// The agents that it may request something of, over the bus.
+    pub may_request: BTreeSet<AgentId>,
     /// Further host paths it may read.
     pub read_only_paths: Vec<PathBuf>,
     /// Further host paths it may write.
@@ -186,6 +214,8 @@ pub struct Limits {
     pub runtime: Option<Duration>,
     /// Bytes of `/tmp`, `/var/tmp` and `/dev/shm`, each; they count as memory too.
     pub tmp: u64,
+    /// Bytes of one message that it sends on the bus.
+    pub message: u64,
 }
 
 /// What happens when an agent ends.

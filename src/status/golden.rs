@@ -35,6 +35,7 @@ fn id(text: &str) -> AgentId {
 
 fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
     AgentConfig {
+        may_request: [].into(),
         level,
         command: vec!["/bin/sh".into()],
         mode: Mode::Task,
@@ -49,6 +50,7 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
         environment_files: Vec::new(),
         secret_files: BTreeMap::new(),
         limits: Limits {
+            message: 1 << 20,
             cpu_usec_per_sec: 500_000,
             memory: 256 << 20,
             swap: 0,
@@ -76,8 +78,14 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
 fn config() -> Config {
     let hosts = Egress::Hosts(vec![HostPort { host: "api.example.com".into(), port: 443 }]);
     Config {
+        channels: [].into(),
         host: HostConfig { uid_block: UidBlock::DEFAULT, allow_unenforced_limits: false },
-        bus: BusConfig { port: 14222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always },
+        bus: BusConfig {
+            port: 14222,
+            server: "/usr/sbin/nats-server".into(),
+            sync: Sync::Always,
+            rate: None,
+        },
         agents: BTreeMap::from([
             (id("agent-1"), agent(Level::Process, hosts, vec![Need::Jit])),
             (id("agent-2"), agent(Level::Workspace, Egress::Unrestricted, vec![])),

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("host", &["names", "text", "config", "plan"]),
     ("bus", &["names", "text"]),
     ("agent", &["names", "text", "lines", "bus"]),
+    ("history", &["names", "text", "bus"]),
     ("journal", &["names", "text", "lines"]),
     ("status", &["names", "text", "config", "plan", "host"]),
     ("steps", &["names", "text", "config", "plan", "host", "bus", "status"]),

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["names", "text", "lines", "bus"]),
     ("history", &["names", "text", "bus"]),
     ("journal", &["names", "text", "lines"]),
-    ("status", &["names", "text", "config", "plan", "host"]),
+    ("status", &["names", "text", "config", "plan", "host", "history"]),
     ("steps", &["names", "text", "config", "plan", "host", "bus", "status"]),
     ("tasks", &["names", "text", "bus", "control"]),
     ("control", &["names", "text", "lines", "config", "status", "bus", "journal"]),

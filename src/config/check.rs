@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use super::across;
 use super::cite::{At, Placed, Report};
-use super::fields::{by_rule, choice, count, in_range, plain};
+use super::fields::{by_rule, choice, count, in_range, plain, size};
 use super::file::{self, Table, Value};
 use super::part::{self, Part};
 use super::rules::quantities;
-use super::{BusConfig, Config, HostConfig, Sync};
+use super::{BusConfig, Config, HistoryConfig, HostConfig, Sync};
 use crate::names::AgentId;
 
 const HOST_KEYS: &[&str] = &["uid-block", "unenforced-limits"];
 const BUS_KEYS: &[&str] = &["port", "server", "sync"];
+const HISTORY_KEYS: &[&str] = &["keep", "max-size"];
 const UNENFORCED: [(&str, bool); 2] = [("refuse", false), ("allow", true)];
 
 /// An agent as written, and the place of its name.
@@ -29,6 +30,7 @@ struct Written {
 struct Draft {
     host: HostConfig,
     bus: BusConfig,
+    history: HistoryConfig,
     /// Where the program of the bus is named, if it is.
     server_at: Option<At>,
     defaults: Part,
@@ -81,6 +83,7 @@ impl Draft {
             table.only(report, file::MAIN_KEYS);
             table.read("host", report, |value, report| self.read_host(value, report));
             table.read("bus", report, |value, report| self.read_bus(value, report));
+            table.read("history", report, |value, report| self.read_history(value, report));
             if let Some(defaults) = table.read("defaults", report, part::read) {
                 self.defaults = defaults.value;
             }
@@ -122,6 +125,17 @@ impl Draft {
         Some(())
     }
 
+    fn read_history(&mut self, value: &Value<'_>, report: &mut Report<'_>) -> Option<()> {
+        let mut table = value.keys(report, HISTORY_KEYS)?;
+        if let Some(keep) = plain(table.read("keep", report, keep)) {
+            self.history.keep = keep;
+        }
+        if let Some(most) = size(&mut table, "max-size", report, (16 << 20)..=(1 << 40)) {
+            self.history.max_size = most;
+        }
+        Some(())
+    }
+
     fn read_agents(&mut self, value: &Value<'_>, report: &mut Report<'_>) -> Option<()> {
         for (name, value) in value.table(report, "tables [agents.<id>]")?.entries() {
             let part = part::read(&value, report).unwrap_or_default();
@@ -146,7 +160,7 @@ impl Draft {
 
     /// Merges the defaults into each agent and applies the rules over several values.
     fn finish(self, whole: bool, report: &mut Report<'_>) -> Config {
-        let Self { host, bus, server_at, defaults, agents } = self;
+        let Self { host, bus, history, server_at, defaults, agents } = self;
         let (mut checked, mut merged, mut places) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (id, Written { at, part }) in agents {
             let part = part.over(&defaults);
@@ -158,7 +172,7 @@ impl Draft {
         let server = server_at.map(|at| Placed { value: bus.server.clone(), at });
         across::sources(&merged, server.as_ref(), report);
         across::users(host.uid_block, &places, &checked, report);
-        Config { host, bus, agents: checked }
+        Config { host, bus, history, agents: checked }
     }
 }
 
@@ -167,5 +181,12 @@ fn sync(value: &Value<'_>, report: &mut Report<'_>) -> Option<Sync> {
     by_rule(value, report, "\"always\" or a duration from 1s to 1h", |text| match text {
         "always" => Ok(Sync::Always),
         text => in_range(quantities::duration(text)?, &range).map(Sync::Every),
+    })
+}
+
+fn keep(value: &Value<'_>, report: &mut Report<'_>) -> Option<Duration> {
+    let range = Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+    by_rule(value, report, "a duration from 1h to 3650d, such as \"30d\"", |text| {
+        in_range(quantities::duration(text)?, &range)
     })
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub host: HostConfig,
     /// The message bus.
     pub bus: BusConfig,
+    /// The history of all tasks.
+    pub history: HistoryConfig,
     /// Every configured agent.
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
@@ -48,7 +50,12 @@ impl Config {
     /// No agents, and defaults for everything else.
     #[must_use]
     pub fn empty() -> Self {
-        Self { host: HostConfig::default(), bus: BusConfig::default(), agents: BTreeMap::new() }
+        Self {
+            host: HostConfig::default(),
+            bus: BusConfig::default(),
+            history: HistoryConfig::default(),
+            agents: BTreeMap::new(),
+        }
     }
 }
 
@@ -92,6 +99,21 @@ pub enum Sync {
     Always,
     /// Up to this much of acknowledged work can be lost in a power cut.
     Every(Duration),
+}
+
+/// How much of the history is kept. A task that has not ended is never forgotten.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HistoryConfig {
+    /// How long a task that has ended is remembered.
+    pub keep: Duration,
+    /// The largest size in bytes; the oldest tasks are forgotten first.
+    pub max_size: u64,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(30 * 86_400), max_size: 1 << 30 }
+    }
 }
 
 /// One agent, defaults merged in.

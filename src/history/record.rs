@@ -119,27 +119,28 @@ impl Record {
         Verdict::Accepted
     }
 
-    /// The shared queue handed the task to an agent.
+    /// The shared queue handed the task to an agent. One that flockd ended meanwhile stays ended, but
+    /// who had it is noted: this agent may confirm the end.
     pub(super) fn given(&mut self, agent: &AgentId, attempt: u64, place: &Place) -> Verdict {
-        if let Some(no) = self.not_from_the_queue().or_else(|| self.over()) {
+        let over = self.over();
+        if let Some(no) = self.not_from_the_queue() {
             return no;
         }
         if attempt == self.attempt && self.agent.as_ref().is_some_and(|holder| holder != agent) {
             return Verdict::Refused(format!("attempt {attempt} was given to another agent"));
         }
-        if attempt <= self.attempt {
-            return Verdict::Repeated;
+        if attempt <= self.attempt || self.result.is_some() {
+            return over.unwrap_or(Verdict::Repeated);
         }
         self.attempt = attempt;
-        self.started = None;
-        self.command = None;
-        self.state = State::Queued;
-        if attempt > self.taken_back {
-            self.agent = Some(agent.clone());
-            self.given = Some(place.clone());
-            self.reason = None;
+        // Handed out again: the attempts before are over, whether or not their end was heard of.
+        self.taken_back = attempt - 1;
+        (self.agent, self.given) = (Some(agent.clone()), Some(place.clone()));
+        (self.started, self.command) = (None, None);
+        if over.is_none() {
+            (self.state, self.reason) = (State::Queued, None);
         }
-        Verdict::Accepted
+        over.unwrap_or(Verdict::Accepted)
     }
 
     /// The shared queue took the task back.
@@ -173,18 +174,13 @@ impl Record {
         }
         let before = self.clone();
         if let Some(attempt) = attempt.filter(|attempt| *attempt > self.attempt) {
-            if self.state.is_final() {
+            if self.result.is_some() {
                 return Verdict::Refused(format!("it is {} already", self.state));
             }
             self.attempt = attempt;
             self.started = None;
         }
-        let at = micro(at).max(self.queued);
-        // A result says when it began, and is believed more than an event: both are the agent's word.
-        let bound = self.finished.map_or(at, |finished| at.min(finished));
-        if self.result.is_none() || self.started.is_none() {
-            self.started = Some(self.started.map_or(bound, |known| known.min(bound)));
-        }
+        self.begun(Some(at));
         self.command = self.command.take().or_else(|| command.cloned());
         if self.state == State::Queued {
             self.state = State::Running;
@@ -193,6 +189,13 @@ impl Record {
             true => Verdict::Repeated,
             false => Verdict::Accepted,
         }
+    }
+
+    /// Of all that the agent says about when it began, the earliest counts, within what is known.
+    fn begun(&mut self, at: Option<Timestamp>) {
+        let said = at.map(|at| micro(at).max(self.queued));
+        let first = self.started.into_iter().chain(said).min();
+        self.started = first.map(|at| self.finished.map_or(at, |finished| at.min(finished)));
     }
 
     /// What an agent handed in.
@@ -220,9 +223,8 @@ impl Record {
             self.attempt = attempt;
             self.started = None;
         }
-        let started = result.started.map(|started| micro(started).max(self.queued));
-        self.started = started.or(self.started).map(|started| started.min(finished));
         self.finished = Some(finished);
+        self.begun(result.started);
         self.state = state;
         if !self.decided {
             self.reason = reason;
@@ -258,7 +260,7 @@ impl Record {
         self.reason = Some(head(reason, REASON_MAX));
         if self.result.is_none() {
             self.finished = Some(micro(at).max(self.queued));
-            self.started = self.started.min(self.finished);
+            self.begun(None);
         }
         Verdict::Accepted
     }
@@ -287,11 +289,11 @@ impl Record {
             };
         }
         match attempt {
+            Some(n) if n <= self.taken_back && n < self.attempt => {
+                refused(format!("attempt {n} is over: attempt {} was handed out", self.attempt))
+            }
             Some(n) if n <= self.taken_back => {
                 refused(format!("attempt {n} is over: the task was taken back"))
-            }
-            Some(n) if n < self.attempt => {
-                refused(format!("attempt {n} is over: attempt {} was handed out", self.attempt))
             }
             Some(n) if n == self.attempt && !holds => {
                 refused(format!("attempt {n} was given to another agent"))
@@ -299,6 +301,7 @@ impl Record {
             Some(n) if n == self.attempt => None,
             None if holds => None,
             // Not yet said by the queue; the word of the queue can still be on its way.
+            _ if self.result.is_none() => Some(Verdict::TooEarly),
             _ => Some(self.over().unwrap_or(Verdict::TooEarly)),
         }
     }
@@ -344,3 +347,6 @@ fn outcome(result: &TaskResult) -> (State, Option<String>) {
         Status::Cancelled => (State::Cancelled, said),
     }
 }
+
+#[cfg(test)]
+mod tests;

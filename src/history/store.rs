@@ -268,11 +268,12 @@ impl Batch<'_> {
         let Some(mut record) = row::find(self.db, task, slot)? else {
             return Ok(self.too_early("the task is not known"));
         };
+        let before = record.attempt;
         let verdict = match act(&mut record) {
             Verdict::TooEarly => self.too_early("the shared queue did not give it to this agent"),
             verdict => verdict,
         };
-        if verdict == Verdict::Accepted {
+        if verdict == Verdict::Accepted || record.attempt != before {
             row::write(self.db, &record)?;
         }
         Ok(verdict)

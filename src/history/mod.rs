@@ -276,6 +276,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// Which attempt this is, from 1; 0 while the shared queue has given it to nobody.
     pub attempt: u64,
+    /// The newest attempt that the shared queue handed out. An agent that begins anew counts on.
+    pub handed: u64,
     /// The newest attempt that was taken back into the shared queue; 0 for none.
     pub taken_back: u64,
     /// The user of the host who sent it.

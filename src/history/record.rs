@@ -13,6 +13,9 @@ use crate::names::AgentId;
 /// The longest reason that is kept; agents write some of them.
 const REASON_MAX: usize = 4096;
 
+/// The highest number of an attempt that an agent may name.
+const ATTEMPT_MAX: u64 = 1_000_000;
+
 /// The database keeps microseconds; so does a record from the start.
 fn micro(at: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
@@ -42,6 +45,7 @@ impl Record {
             state: State::Queued,
             reason: None,
             attempt,
+            handed: attempt,
             taken_back: 0,
             sender: task.sender,
             key: task.key.clone(),
@@ -103,6 +107,7 @@ impl Record {
             state: self.state,
             reason: self.reason.clone(),
             attempt: self.attempt.max(known.attempt),
+            handed: self.handed,
             started: at_least(self.started),
             finished: at_least(self.finished),
             exit: self.exit,
@@ -122,23 +127,27 @@ impl Record {
     /// The shared queue handed the task to an agent. One that flockd ended meanwhile stays ended, but
     /// who had it is noted: this agent may confirm the end.
     pub(super) fn given(&mut self, agent: &AgentId, attempt: u64, place: &Place) -> Verdict {
-        let over = self.over();
         if let Some(no) = self.not_from_the_queue() {
             return no;
         }
-        if attempt == self.attempt && self.agent.as_ref().is_some_and(|holder| holder != agent) {
+        let over = self.over();
+        let same = self.agent.as_ref() == Some(agent);
+        if attempt == self.handed && self.agent.is_some() && !same {
             return Verdict::Refused(format!("attempt {attempt} was given to another agent"));
         }
-        if attempt <= self.attempt || self.result.is_some() {
+        let known = same && self.attempt == attempt;
+        if attempt <= self.handed || (self.result.is_some() && !known) {
             return over.unwrap_or(Verdict::Repeated);
         }
-        self.attempt = attempt;
         // Handed out again: the attempts before are over, whether or not their end was heard of.
-        self.taken_back = attempt - 1;
+        (self.handed, self.attempt, self.taken_back) = (attempt, attempt, attempt - 1);
         (self.agent, self.given) = (Some(agent.clone()), Some(place.clone()));
-        (self.started, self.command) = (None, None);
+        if !known {
+            (self.started, self.command) = (None, None);
+        }
         if over.is_none() {
-            (self.state, self.reason) = (State::Queued, None);
+            self.reason = None;
+            self.state = if self.started.is_some() { State::Running } else { State::Queued };
         }
         over.unwrap_or(Verdict::Accepted)
     }
@@ -152,8 +161,10 @@ impl Record {
             return Verdict::Repeated;
         }
         self.taken_back = attempt;
-        if attempt >= self.attempt {
-            self.attempt = attempt;
+        if attempt >= self.handed {
+            self.handed = attempt;
+            // The agent may have begun anew by itself; the next attempt counts on from there.
+            self.attempt = self.attempt.max(attempt);
             self.state = State::Queued;
             self.reason = Some(head(reason, REASON_MAX));
             (self.agent, self.given, self.started, self.command) = (None, None, None, None);
@@ -279,6 +290,9 @@ impl Record {
     fn not_of(&self, agent: &AgentId, attempt: Option<u64>) -> Option<Verdict> {
         let holds = self.agent.as_ref() == Some(agent);
         let refused = |why: String| Some(Verdict::Refused(why));
+        if attempt.is_some_and(|n| n > ATTEMPT_MAX) {
+            return refused("there is no attempt of such a number".to_owned());
+        }
         if self.slot != Slot::Any {
             return match attempt {
                 _ if !holds => refused("it is not this agent's task".to_owned()),
@@ -298,8 +312,8 @@ impl Record {
             Some(n) if n == self.attempt && !holds => {
                 refused(format!("attempt {n} was given to another agent"))
             }
-            Some(n) if n == self.attempt => None,
-            None if holds => None,
+            // A higher number: the agent was started anew and began again with what it has.
+            _ if holds => None,
             // Not yet said by the queue; the word of the queue can still be on its way.
             _ if self.result.is_none() => Some(Verdict::TooEarly),
             _ => Some(self.over().unwrap_or(Verdict::TooEarly)),

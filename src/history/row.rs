@@ -11,7 +11,7 @@ use crate::bus::message::{TaskId, Usage};
 
 /// All columns of a record, in the order in which [`read`] names them.
 pub(super) const COLUMNS: &str = "r.task, r.slot, r.agent, r.state, r.reason, r.attempt, \
-    r.taken_back, r.queued, r.started, r.finished, r.exit, r.signal, r.user_usec, r.system_usec, \
+    r.handed, r.taken_back, r.queued, r.started, r.finished, r.exit, r.signal, r.user_usec, r.system_usec, \
     r.memory_peak, r.command, r.output, r.truncated, r.result_path, r.stream, r.sequence, \
     r.given_stream, r.given_sequence, r.result_stream, r.result_sequence, r.decided, t.addressed, \
     t.sender, t.key, t.retry_of, t.text, t.environment, t.created, t.deadline";
@@ -109,6 +109,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         state: word(row, "state")?,
         reason: row.get("reason")?,
         attempt: unsigned(row, "attempt")?,
+        handed: unsigned(row, "handed")?,
         taken_back: unsigned(row, "taken_back")?,
         sender: row.get("sender")?,
         key: row.get("key")?,
@@ -186,16 +187,16 @@ pub(super) fn write_task(db: &Connection, record: &Record, anew: bool) -> rusqli
 /// Writes a record, whose task is there.
 pub(super) fn write(db: &Connection, record: &Record) -> rusqlite::Result<()> {
     const SQL: &str = "INSERT INTO records (task, slot, agent, state, open, reason, attempt, \
-        taken_back, queued, started, finished, exit, signal, user_usec, system_usec, memory_peak, \
+        handed, taken_back, queued, started, finished, exit, signal, user_usec, system_usec, memory_peak, \
         command, output, truncated, result_path, stream, sequence, given_stream, given_sequence, \
         result_stream, result_sequence, decided) \
-        VALUES (:task, :slot, :agent, :state, :open, :reason, :attempt, :taken_back, :queued, \
+        VALUES (:task, :slot, :agent, :state, :open, :reason, :attempt, :handed, :taken_back, :queued, \
         :started, :finished, :exit, :signal, :user_usec, :system_usec, :memory_peak, :command, \
         :output, :truncated, :result_path, :stream, :sequence, :given_stream, :given_sequence, \
         :result_stream, :result_sequence, :decided) \
         ON CONFLICT (task, slot) DO UPDATE SET agent = excluded.agent, state = excluded.state, \
         open = excluded.open, reason = excluded.reason, attempt = excluded.attempt, \
-        taken_back = excluded.taken_back, queued = excluded.queued, started = excluded.started, \
+        handed = excluded.handed, taken_back = excluded.taken_back, queued = excluded.queued, started = excluded.started, \
         finished = excluded.finished, exit = excluded.exit, signal = excluded.signal, \
         user_usec = excluded.user_usec, system_usec = excluded.system_usec, \
         memory_peak = excluded.memory_peak, command = excluded.command, output = excluded.output, \
@@ -214,6 +215,7 @@ pub(super) fn write(db: &Connection, record: &Record) -> rusqlite::Result<()> {
         ":open": !record.state.is_final(),
         ":reason": record.reason,
         ":attempt": signed(record.attempt),
+        ":handed": signed(record.handed),
         ":taken_back": signed(record.taken_back),
         ":queued": Micros(record.queued),
         ":started": record.started.map(Micros),

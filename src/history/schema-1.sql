@@ -21,6 +21,7 @@ CREATE TABLE records (
   open            INTEGER NOT NULL,
   reason          TEXT,
   attempt         INTEGER NOT NULL,
+  handed          INTEGER NOT NULL,
   taken_back      INTEGER NOT NULL,
   queued          INTEGER NOT NULL,
   started         INTEGER,

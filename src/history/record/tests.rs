@@ -241,7 +241,7 @@ fn hostile(
 #[test]
 fn hostile_facts_never_undo_an_end_and_only_the_holder_ends_a_task() {
     let bench = Bench::new();
-    let mut runner = TestRunner::new(Config { cases: 400, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: 200, ..Config::default() });
     let mut number = 0;
     let number = RefCell::new(&mut number);
     let outcome = runner.run(&prop::collection::vec(anything(), 1..25), |seeds| {
@@ -321,4 +321,30 @@ fn a_result_after_the_end_is_refused_and_a_confirmed_cancel_is_not() {
     );
     assert!(record.output.is_some() && record.exit == Some(3));
     assert!(matches!(bench.one(&ended(&id, &slot, State::Expired)), Verdict::Refused(_)));
+}
+
+#[test]
+fn an_agent_that_was_started_anew_counts_on_and_can_still_lose_the_task() {
+    let bench = Bench::new();
+    let mut bench = bench.borrow_mut();
+    let (a, b) = (agent(0), agent(1));
+    let id = bench.fresh();
+    for fact in [queued(&id, &Slot::Any), given(&id, &a, 1), started(&id, &a, 2, 10)] {
+        assert_eq!(bench.one(&fact), Verdict::Accepted);
+    }
+    assert_eq!(bench.one(&result(&id, &a, Some(3), "done", 1)), Verdict::Accepted);
+    assert_eq!((bench.record(&id).attempt, bench.record(&id).handed), (3, 1));
+
+    let id = bench.fresh();
+    for fact in [queued(&id, &Slot::Any), given(&id, &a, 1), started(&id, &a, 2, 10)] {
+        assert_eq!(bench.one(&fact), Verdict::Accepted);
+    }
+    // The queue did not know that the agent counted on.
+    for fact in [back(&id, 1), given(&id, &b, 2)] {
+        assert_eq!(bench.one(&fact), Verdict::Accepted);
+    }
+    assert!(matches!(bench.one(&result(&id, &a, Some(2), "done", 2)), Verdict::Refused(_)));
+    let wild = bench.one(&started(&id, &b, u64::MAX, 20));
+    assert_eq!(wild, Verdict::Refused("there is no attempt of such a number".into()));
+    assert_eq!(bench.one(&result(&id, &b, Some(2), "done", 3)), Verdict::Accepted);
 }

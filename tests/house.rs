@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("names", &[]),
     ("text", &[]),
     ("lines", &[]),
+    ("audit", &["names", "text"]),
     ("config", &["names", "text"]),
     ("plan", &["names", "text", "config"]),
     ("host", &["names", "text", "config", "plan"]),

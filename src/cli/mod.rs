@@ -21,6 +21,8 @@ pub mod doctor;
 pub mod exit;
 /// `flockctl explain`: what one agent can and cannot reach.
 mod explain;
+/// `flockctl history`: the tasks that have ended.
+pub mod history;
 /// `flockctl launch` and `halt`: what the handle's unit runs.
 pub mod launch;
 /// `flockctl up`, `down`, `start`, `stop`, `restart`.
@@ -31,12 +33,16 @@ pub mod logs;
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
 pub mod out;
+/// Where the records of tasks come from: flockd, or the database itself.
+pub mod past;
 /// `flockctl plan`: what would be done.
 pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
 /// `flockctl task …`: gives agents something to do, and shows what came of it.
 pub mod task;
+/// Points in time as people write them.
+mod when;
 
 pub use exit::Failure;
 use lifecycle::Act;
@@ -70,9 +76,11 @@ pub enum Verb {
     Status(status::Status),
     /// Show the log of an agent.
     Logs(logs::Logs),
-    /// Give agents something to do.
+    /// Give agents something to do, and see what came of it.
     #[command(subcommand)]
     Task(task::Task),
+    /// Show the tasks that have ended: when, how, and what they used up.
+    History(history::History),
     /// Check the configuration with the daemon's own loader.
     Check {
         /// This file instead of the installed one; agents.d beside it is read too.
@@ -163,6 +171,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Status(args) => status::run(args, &cli.config),
         Verb::Logs(args) => logs::run(args, &cli.config),
         Verb::Task(task) => task::run(task, &cli.config),
+        Verb::History(args) => history::run(args),
         Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
         Verb::Apply => apply::run(&cli.config),
         Verb::Launch { agent } => launch::launch(agent, &cli.config),

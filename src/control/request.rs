@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bus::message::Address;
+use crate::bus::message::{Address, TaskId};
+use crate::history::Filter;
 use crate::journal::Query;
 
 /// The longest that one request may wait for results.
@@ -18,6 +19,20 @@ pub enum Request {
     Logs(Query),
     /// A task for agents.
     TaskSend(SendTask),
+    /// Tasks in the history, without their long texts, the newest first.
+    TaskList(Filter),
+    /// Everything about one task.
+    TaskShow(ShowTask),
+    /// Tasks that have ended, in the order in which they did.
+    History(Filter),
+}
+
+/// Which task is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowTask {
+    /// Its id, or the beginning of it.
+    pub task: TaskId,
 }
 
 /// A task as an operator gives it.
@@ -42,6 +57,9 @@ impl Request {
             Self::Status => "status",
             Self::Logs(_) => "logs",
             Self::TaskSend(_) => "task-send",
+            Self::TaskList(_) => "task-list",
+            Self::TaskShow(_) => "task-show",
+            Self::History(_) => "history",
         }
     }
 
@@ -49,7 +67,8 @@ impl Request {
     #[must_use]
     pub fn is_long(&self) -> bool {
         match self {
-            Self::Status => false,
+            Self::Status | Self::TaskShow(_) => false,
+            Self::TaskList(_) | Self::History(_) => true,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),
         }
@@ -72,6 +91,11 @@ mod tests {
             serde_json::from_str::<Request>(r#"{"verb":"status"}"#).unwrap(),
             Request::Status
         );
+        let list = r#"{"verb":"task-list","agent":"a","states":["failed"],"limit":3}"#;
+        let Request::TaskList(filter) = serde_json::from_str(list).unwrap() else { panic!() };
+        assert_eq!((filter.limit, filter.states.len(), filter.since), (Some(3), 1, None));
+        let show = Request::TaskShow(ShowTask { task: TaskId::parse("abc").unwrap() });
+        assert_eq!(serde_json::to_string(&show).unwrap(), r#"{"verb":"task-show","task":"abc"}"#);
     }
 
     #[test]
@@ -86,6 +110,11 @@ mod tests {
             r#"{"verb":"logs","agent":"a","lines":-5,"since":null,"follow":false}"#,
             r#"{"verb":"task-send","to":"../a","text":"x"}"#,
             r#"{"verb":"task-send","to":"all","text":"x","as":"root"}"#,
+            r#"{"verb":"task-list","states":["gone"]}"#,
+            r#"{"verb":"task-list","limit":-1}"#,
+            r#"{"verb":"history","where":"1=1"}"#,
+            r#"{"verb":"task-show","task":"../a"}"#,
+            r#"{"verb":"task-show"}"#,
         ];
         for json in bad {
             assert!(serde_json::from_str::<Request>(json).is_err(), "{json}");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bus::message::{TaskId, TaskResult};
+use crate::history::{Record, Summary};
 use crate::journal::Entry;
 use crate::names::AgentId;
 use crate::status::health::View;
@@ -19,6 +20,10 @@ pub enum Response {
     Sent(Sent),
     /// One agent's result.
     Result(TaskResult),
+    /// One task of a list, without its long texts.
+    Task(Box<Summary>),
+    /// Everything about a task in one place.
+    Record(Box<Record>),
     /// The answer is complete.
     End,
     /// The request could not be carried out, or not to its end.

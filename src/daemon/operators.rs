@@ -11,7 +11,9 @@ use crate::control::request::SendTask;
 use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
+use crate::daemon::recall;
 use crate::daemon::world::World;
+use crate::history::Filter;
 use crate::journal::{Journal, Query};
 use crate::names::AgentId;
 use crate::tasks;
@@ -57,6 +59,11 @@ impl Service for Operators {
             },
             Request::Logs(query) => self.logs(&query, replies).await,
             Request::TaskSend(order) => self.send(order, replies).await,
+            Request::TaskList(filter) => recall::list(filter, replies).await,
+            Request::TaskShow(which) => recall::show(which.task, replies).await,
+            Request::History(filter) => {
+                recall::list(Filter { ended: true, ..filter }, replies).await
+            }
         }
     }
 
@@ -74,6 +81,12 @@ fn audit(peer: &Peer, request: &Request) {
         Request::Logs(query) => {
             let agent = query.agent.as_ref().map_or("every agent", AgentId::as_str);
             tracing::info!(audit = verb, peer_uid, agent, "{name} reads the log of {agent}");
+        }
+        Request::TaskList(_) | Request::History(_) => {
+            tracing::info!(audit = verb, peer_uid, "{name} reads the list of tasks");
+        }
+        Request::TaskShow(which) => {
+            tracing::info!(audit = verb, peer_uid, "{name} reads the task {}", which.task);
         }
         Request::TaskSend(order) => {
             let to = &order.to;

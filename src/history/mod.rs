@@ -26,7 +26,7 @@ mod schema;
 mod store;
 
 pub use prune::Pruned;
-pub use query::{Counts, Filter, Found, Summary};
+pub use query::{Counts, Filter, PREFIX_MIN, Summary};
 pub use reader::Reader;
 pub use store::{Condition, Store, Stray};
 
@@ -360,6 +360,20 @@ pub enum Error {
         found: i64,
         /// The newest form that this flock knows.
         known: i64,
+    },
+    /// No task has this id, or one that begins so.
+    #[error(
+        "no task in the history is called {0}, or begins so (at least {PREFIX_MIN} characters): \
+         flockctl task list"
+    )]
+    Unknown(TaskId),
+    /// Several tasks begin so.
+    #[error("{prefix} is the beginning of several tasks: {}", some.iter().map(TaskId::as_str).collect::<Vec<_>>().join(", "))]
+    Several {
+        /// What was asked for.
+        prefix: TaskId,
+        /// Some of them.
+        some: Vec<TaskId>,
     },
     /// There is none.
     #[error("open {}: there is no history yet: flockd begins it: sudo systemctl start flockd", path.display())]

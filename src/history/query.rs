@@ -10,6 +10,9 @@ use crate::names::AgentId;
 /// The most records that one question is answered with.
 pub const LIMIT_MAX: u32 = 100_000;
 
+/// The shortest beginning of an id that may stand for it.
+pub const PREFIX_MIN: usize = 6;
+
 /// Which records; nothing said means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -83,15 +86,4 @@ pub struct Counts {
     pub running: u64,
     /// They ended as `failed` within the last 24 hours.
     pub failed_last_day: u64,
-}
-
-/// What an abbreviated task id stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// This task.
-    One(TaskId),
-    /// None.
-    None,
-    /// Several; some of them.
-    Several(Vec<TaskId>),
 }

@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, Row, named_params};
 
-use super::query::{Counts, Filter, Found, LIMIT_MAX, Summary};
+use super::query::{Counts, Filter, LIMIT_MAX, PREFIX_MIN, Summary};
 use super::row::{self, COLUMNS, Micros};
 use super::{Error, Record, schema};
 use crate::bus::message::TaskId;
 
 /// So much of a task's text is in a summary.
 const HEAD: usize = 200;
-/// The shortest beginning of an id that may stand for it.
-pub const PREFIX_MIN: usize = 6;
 
 /// A connection that can read.
 pub struct Reader {
@@ -140,7 +138,7 @@ impl Reader {
         const SQL: &str = "SELECT \
             (SELECT count(*) FROM records WHERE open = 1 AND state = 'queued'), \
             (SELECT count(*) FROM records WHERE open = 1 AND state = 'running'), \
-            (SELECT count(*) FROM records WHERE open = 0 AND state = 'failed' AND finished > ?1)";
+            (SELECT count(*) FROM records WHERE state = 'failed' AND finished > ?1)";
         let day_ago = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(now);
         let number = |row: &Row<'_>, at: usize| -> rusqlite::Result<u64> {
             Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or_default())
@@ -157,11 +155,12 @@ impl Reader {
         found.map_err(schema::fault("read the history", &self.path))
     }
 
-    /// What an id, or its beginning of at least [`PREFIX_MIN`] characters, stands for.
+    /// The task of this id, or the only one whose id begins so, with at least [`PREFIX_MIN`]
+    /// characters.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    pub fn resolve(&self, prefix: &TaskId) -> Result<Found, Error> {
+    /// When there is none or there are several, or the database cannot be read.
+    pub fn resolve(&self, prefix: &TaskId) -> Result<TaskId, Error> {
         let text = prefix.as_str();
         let read = || {
             // A range instead of LIKE, which takes `_` for any character and upper case for lower.
@@ -173,12 +172,12 @@ impl Reader {
             found.collect::<rusqlite::Result<Vec<TaskId>>>()
         };
         let mut found = read().map_err(schema::fault("read the history", &self.path))?;
-        Ok(match found.len() {
-            _ if found.first() == Some(prefix) => Found::One(found.remove(0)),
-            0 => Found::None,
-            1 => Found::One(found.remove(0)),
-            _ => Found::Several(found),
-        })
+        match found.len() {
+            0 => Err(Error::Unknown(prefix.clone())),
+            1 => Ok(found.remove(0)),
+            _ if found[0] == *prefix => Ok(found.remove(0)),
+            _ => Err(Error::Several { prefix: prefix.clone(), some: found }),
+        }
     }
 }
 

@@ -47,6 +47,7 @@ CREATE TABLE records (
 CREATE INDEX records_by_time  ON records (queued);
 CREATE INDEX records_by_agent ON records (agent, queued);
 CREATE INDEX records_by_end   ON records (finished) WHERE open = 0;
+CREATE INDEX records_failed   ON records (finished) WHERE state = 'failed';
 CREATE INDEX records_open     ON records (queued) WHERE open = 1;
 
 -- What agents handed in and does not count. The newest are kept.

@@ -359,7 +359,7 @@ mod tests {
 
     use super::*;
     use crate::bus::message::Address;
-    use crate::history::{Filter, Found, State};
+    use crate::history::{Filter, State};
 
     fn agent(name: &str) -> AgentId {
         AgentId::parse(name).unwrap()
@@ -553,13 +553,16 @@ mod tests {
         assert_eq!(list(Filter { ended: true, ..all.clone() }), ["aaaaaa-2", "aaaaaa-1"]);
         let last = Filter { ended: true, limit: Some(1), ..all };
         assert_eq!(list(last), ["aaaaaa-1"]);
-        let find = |text| bench.store.resolve(&TaskId::parse(text).unwrap()).unwrap();
-        let one = |text| Found::One(TaskId::parse(text).unwrap());
-        assert_eq!(find("aaaaab"), one("aaaaab-1"));
-        assert_eq!(find("aaaaaa-2"), one("aaaaaa-2"));
-        assert_eq!((find("aaaaa"), find("aaaaac")), (Found::None, Found::None));
-        assert_eq!(find("AAAAAA"), one("AAAAAA_x"));
-        assert!(matches!(find("aaaaaa"), Found::Several(some) if some.len() == 2));
+        let find = |text| {
+            let found = bench.store.resolve(&TaskId::parse(text).unwrap());
+            found.map(|id| id.to_string()).map_err(|error| error.to_string())
+        };
+        assert_eq!(find("aaaaab").unwrap(), "aaaaab-1");
+        assert_eq!(find("aaaaaa-2").unwrap(), "aaaaaa-2");
+        assert_eq!(find("AAAAAA").unwrap(), "AAAAAA_x");
+        assert!(find("aaaaa").is_err() && find("aaaaac").is_err());
+        let several = find("aaaaaa").unwrap_err();
+        assert!(several.ends_with("several tasks: aaaaaa-1, aaaaaa-2"), "{several}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::cli::Failure;
 use crate::text::{printable, printable_json};
 
 /// One line for programs that cannot steer a terminal.
-pub(super) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+pub(in crate::cli) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string(value).map(|json| printable_json(&json)).map_err(Failure::failed)
 }
 

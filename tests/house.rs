@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("status", &["names", "text", "config", "plan", "host"]),
     ("steps", &["names", "text", "config", "plan", "host", "bus", "status"]),
     ("tasks", &["names", "text", "bus", "control"]),
-    ("control", &["names", "text", "lines", "config", "status", "bus", "journal"]),
+    ("control", &["names", "text", "lines", "config", "status", "bus", "journal", "audit"]),
     ("daemon", &["*"]),
     ("cli", &["*"]),
 ];

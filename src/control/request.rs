@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Filter;
 use crate::bus::message::Address;
 use crate::journal::Query;
 
@@ -18,6 +19,10 @@ pub enum Request {
     Logs(Query),
     /// A task for agents.
     TaskSend(SendTask),
+    /// Records of the audit log.
+    AuditShow(Filter),
+    /// Whether the audit log is whole.
+    AuditVerify,
 }
 
 /// A task as an operator gives it.
@@ -42,6 +47,8 @@ impl Request {
             Self::Status => "status",
             Self::Logs(_) => "logs",
             Self::TaskSend(_) => "task-send",
+            Self::AuditShow(_) => "audit-show",
+            Self::AuditVerify => "audit-verify",
         }
     }
 
@@ -49,7 +56,7 @@ impl Request {
     #[must_use]
     pub fn is_long(&self) -> bool {
         match self {
-            Self::Status => false,
+            Self::Status | Self::AuditShow(_) | Self::AuditVerify => false,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{Record, Report};
 use crate::bus::message::{TaskId, TaskResult};
 use crate::journal::Entry;
 use crate::names::AgentId;
@@ -15,6 +16,10 @@ pub enum Response {
     Status(View),
     /// One entry of a log.
     Log(Entry),
+    /// One record of the audit log.
+    Audit(Record),
+    /// To `audit-verify`.
+    AuditReport(Report),
     /// The task is stored.
     Sent(Sent),
     /// One agent's result.

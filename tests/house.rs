@@ -20,7 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("status", &["names", "text", "config", "plan", "host", "history"]),
     ("steps", &["names", "text", "config", "plan", "host", "bus", "status"]),
     ("tasks", &["names", "text", "bus", "control"]),
-    ("control", &["names", "text", "lines", "config", "status", "bus", "history", "journal"]),
+    (
+        "control",
+        &["names", "text", "lines", "config", "status", "bus", "history", "journal", "audit"],
+    ),
     ("daemon", &["*"]),
     ("cli", &["*"]),
 ];

@@ -114,6 +114,17 @@ impl Log {
         Ok(files)
     }
 
+    /// Takes the attribute away that keeps the files from being removed; the next record sets it again.
+    ///
+    /// # Errors
+    /// When a file cannot be opened.
+    pub fn release(&self) -> Result<(), AuditError> {
+        for (_, file, _) in self.files()? {
+            self.append_only(&file, false);
+        }
+        Ok(())
+    }
+
     /// Where records are added.
     #[must_use]
     pub fn current(&self) -> PathBuf {

@@ -27,7 +27,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
-pub use chain::Record;
+pub use chain::{Record, hash as digest};
 pub use log::Log;
 pub use person::{by_flockd, by_unit, root_person};
 pub use show::{Filter, read};

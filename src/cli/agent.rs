@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use nix::unistd::Group;
 
-use crate::cli::{Failure, apply, out};
+use crate::audit::What;
+use crate::cli::{Failure, apply, audit, out};
 use crate::config::{self, edit};
 use crate::host::units::{Systemd, UnitError};
 use crate::names::{AgentId, CONFIG_FILE, OPERATOR_GROUP, shared_dir};
@@ -77,12 +78,21 @@ fn add(add: &Add, main: &Path) -> Result<(), Failure> {
     files.push((path.clone(), text.clone()));
     config::parse_here(&files)
         .map_err(|faults| Failure::config(format!("agent {id} is not added: {faults}")))?;
-    edit::create(&path, &text, readers(main)?).map_err(Failure::failed)?;
+    let readers = readers(main)?;
+    note(main, What::AgentAdd, id, &path);
+    edit::create(&path, &text, readers).map_err(Failure::failed)?;
     out::line(&format!("wrote {}", path.display()))?;
     if applied(main)? {
         out::line(&format!("next: flockctl start {id}"))
     } else {
         out::line(&format!("next: flockctl apply && flockctl start {id}"))
+    }
+}
+
+/// A configuration in another place is nobody's but its owner's.
+fn note(main: &Path, what: What, id: &AgentId, path: &Path) {
+    if main == Path::new(CONFIG_FILE) {
+        audit::note(what, id.as_str(), &path.display().to_string());
     }
 }
 
@@ -154,6 +164,7 @@ fn remove(remove: &Remove, main: &Path) -> Result<(), Failure> {
     let id = &remove.id;
     let files = config::read(main).map_err(Failure::config)?;
     let path = own_file(&files, id)?;
+    note(main, What::AgentRemove, id, &path);
     leave_systemd(id, remove.stop)?;
     edit::remove(&path).map_err(Failure::failed)?;
     out::line(&format!("removed {}", path.display()))?;

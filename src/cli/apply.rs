@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::cli::{Failure, out};
+use crate::audit::What;
+use crate::cli::{Failure, audit, out};
 use crate::config;
 use crate::steps;
 
@@ -13,6 +14,7 @@ use crate::steps;
 pub fn run(file: &Path) -> Result<(), Failure> {
     out::need_root("apply the configuration")?;
     let config = config::load(file).map_err(Failure::config)?;
+    audit::note(What::Apply, &file.display().to_string(), "");
     let done =
         out::wait(async { steps::apply::apply_and_tell(&config).await.map_err(Failure::failed) })?;
     for line in &done.changes {

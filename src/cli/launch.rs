@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::cli::{Failure, out};
+use crate::audit::What;
+use crate::cli::{Failure, audit, out};
 use crate::config;
 use crate::names::AgentId;
 use crate::steps;
@@ -16,6 +17,8 @@ pub fn launch(id: &AgentId, file: &Path) -> Result<(), Failure> {
     let config = config::load(file).map_err(Failure::config)?;
     let launched =
         out::wait(async { steps::launch::launch(&config, id).await.map_err(Failure::failed) })?;
+    let (number, word) = (launched.plan.level.number(), launched.plan.level.word());
+    audit::note_unit(What::Launched, id, &format!("level {number}, {word}"));
     for warning in &launched.warnings {
         out::warning(&format!("{id}: {warning}"))?;
     }
@@ -37,5 +40,8 @@ pub fn launch(id: &AgentId, file: &Path) -> Result<(), Failure> {
 /// When it cannot be stopped, or had failed before: the handle shows `failed` then.
 pub fn halt(id: &AgentId) -> Result<(), Failure> {
     out::need_root("halt an agent")?;
-    out::wait(async { steps::halt::halt(id).await.map_err(Failure::failed) })
+    let halted = out::wait(async { steps::halt::halt(id).await.map_err(Failure::failed) });
+    let detail = halted.as_ref().err().map(|failure| failure.message.as_str());
+    audit::note_unit(What::Halted, id, detail.unwrap_or_default());
+    halted
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
 
-use crate::cli::{Failure, logs, out, status};
+use crate::audit::What;
+use crate::cli::{Failure, audit, logs, out, status};
 use crate::config;
 use crate::host::units::{Systemd, UnitError};
 use crate::names::AgentId;
@@ -56,6 +57,14 @@ impl Act {
         }
     }
 
+    fn what(self) -> What {
+        match self {
+            Self::Start => What::Start,
+            Self::Stop => What::Stop,
+            Self::Restart => What::Restart,
+        }
+    }
+
     /// Whether this state is what was asked for.
     fn is_met_by(self, state: State) -> bool {
         match self {
@@ -78,9 +87,14 @@ pub fn run(act: Act, named: &Named, file: &Path) -> Result<(), Failure> {
         let units = list(&systemd).await.map_err(Failure::failed)?;
         check_known(act, &named.agents, file, &units)?;
         let agents: BTreeSet<AgentId> = named.agents.iter().cloned().collect();
+        audit::note(act.what(), &words(&agents), "");
         let errors = each(&systemd, act, &agents, &units).await;
         tell(&systemd, act, &agents, errors).await
     })
+}
+
+fn words(agents: &BTreeSet<AgentId>) -> String {
+    agents.iter().map(AgentId::as_str).collect::<Vec<_>>().join(" ")
 }
 
 /// Stopping what is loaded always works; starting asks for a valid configuration.
@@ -152,6 +166,7 @@ pub fn up() -> Result<(), Failure> {
             )));
         }
         let units = list(&systemd).await.map_err(Failure::failed)?;
+        audit::note(What::Up, TARGET, &words(&agents));
         systemd.start(TARGET).await.map_err(Failure::failed)?;
         let hollow = agents.iter().filter(|id| is_hollow(units.get(*id))).cloned().collect();
         let errors = each(&systemd, Act::Restart, &hollow, &units).await;
@@ -170,6 +185,7 @@ pub fn down() -> Result<(), Failure> {
         let systemd = Systemd::connect().await.map_err(Failure::failed)?;
         let units = list(&systemd).await.map_err(Failure::failed)?;
         let agents: BTreeSet<AgentId> = units.keys().cloned().collect();
+        audit::note(What::Down, TARGET, &words(&agents));
         systemd.stop(TARGET).await.map_err(Failure::failed)?;
         let errors = each(&systemd, Act::Stop, &agents, &units).await;
         settle(&systemd, &agents).await?;

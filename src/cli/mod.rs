@@ -11,6 +11,8 @@ use crate::names::{AgentId, CONFIG_FILE};
 pub mod agent;
 /// `flockctl apply` and `net-load`: makes the machine as configured.
 pub mod apply;
+/// `flockctl audit`: who did what.
+pub mod audit;
 /// `flockctl check`: the daemon's own loader.
 mod check;
 /// `flockctl completions`: the completion script of one shell.
@@ -74,7 +76,7 @@ pub enum Verb {
     Restart(lifecycle::Named),
     /// Show what the agents are doing.
     Status(status::Status),
-    /// Show the log of an agent.
+    /// Show the log of an agent, or of a task.
     Logs(logs::Logs),
     /// Give agents something to do, and see what came of it.
     #[command(subcommand)]
@@ -98,6 +100,9 @@ pub enum Verb {
     /// Add and remove agents.
     #[command(subcommand)]
     Agent(agent::Agent),
+    /// Show who did what, and check that the record of it is whole.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Show what would be done for agents, and do nothing of it.
     Plan {
         /// Which agents.
@@ -121,6 +126,9 @@ pub enum Verb {
         /// The agent.
         agent: AgentId,
     },
+    /// Let the audit log be removed; the package's removal runs this.
+    #[command(hide = true)]
+    AuditRelease,
     /// Load the egress table; flock-net.service runs this.
     #[command(hide = true)]
     NetLoad,
@@ -163,6 +171,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Doctor(arguments) => doctor::run(arguments, &cli.config),
         Verb::Explain { agent } => explain::run(agent, &cli.config),
         Verb::Agent(verb) => agent::run(verb, &cli.config),
+        Verb::Audit(verb) => audit::run(verb),
         Verb::Up => lifecycle::up(),
         Verb::Down => lifecycle::down(),
         Verb::Start(named) => lifecycle::run(Act::Start, named, &cli.config),
@@ -176,6 +185,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Apply => apply::run(&cli.config),
         Verb::Launch { agent } => launch::launch(agent, &cli.config),
         Verb::Halt { agent } => launch::halt(agent),
+        Verb::AuditRelease => audit::release(),
         Verb::NetLoad => apply::net_load(&cli.config),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),

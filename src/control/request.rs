@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
 use crate::bus::message::{Address, TaskId};
 use crate::history::Filter;
 use crate::journal::Query;
@@ -25,6 +26,10 @@ pub enum Request {
     TaskShow(ShowTask),
     /// Tasks that have ended, in the order in which they did.
     History(Filter),
+    /// Records of the audit log.
+    AuditShow(audit::Filter),
+    /// Whether the audit log is whole.
+    AuditVerify,
 }
 
 /// Which task is shown.
@@ -60,6 +65,8 @@ impl Request {
             Self::TaskList(_) => "task-list",
             Self::TaskShow(_) => "task-show",
             Self::History(_) => "history",
+            Self::AuditShow(_) => "audit-show",
+            Self::AuditVerify => "audit-verify",
         }
     }
 
@@ -67,7 +74,7 @@ impl Request {
     #[must_use]
     pub fn is_long(&self) -> bool {
         match self {
-            Self::Status | Self::TaskShow(_) => false,
+            Self::Status | Self::TaskShow(_) | Self::AuditShow(_) | Self::AuditVerify => false,
             Self::TaskList(_) | Self::History(_) => true,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
 use crate::bus::message::{TaskId, TaskResult};
 use crate::history::{Record, Summary};
 use crate::journal::Entry;
@@ -16,6 +17,10 @@ pub enum Response {
     Status(View),
     /// One entry of a log.
     Log(Entry),
+    /// One record of the audit log.
+    Audit(audit::Record),
+    /// To `audit-verify`.
+    AuditReport(audit::Report),
     /// The task is stored.
     Sent(Sent),
     /// One agent's result.

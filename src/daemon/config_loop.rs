@@ -9,8 +9,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::config::{self, Config};
-use crate::daemon::notify;
 use crate::daemon::world::{Which, World};
+use crate::daemon::{changes, notify};
 use crate::status::health::Part;
 use crate::steps::apply::apply;
 
@@ -19,6 +19,7 @@ const RETRY: Duration = Duration::from_secs(30);
 
 /// Applies once, then on each request, and again while it fails. `first` is told after the first try.
 pub async fn run(world: Arc<World>, mut reload: mpsc::Receiver<()>, first: watch::Sender<bool>) {
+    changes::record(&world.file, &world.config()).await;
     let mut part = carry_out(world.config()).await;
     first.send_replace(true);
     loop {
@@ -44,6 +45,7 @@ async fn reread(world: &World) -> Part {
         }
         Ok(config) => {
             let config = Arc::new(config);
+            changes::record(&world.file, &config).await;
             let part = carry_out(Arc::clone(&config)).await;
             world.config.send_replace(config);
             part

@@ -24,6 +24,8 @@ use crate::names::{CONFIG_FILE, RUN_DIR};
 mod allowance;
 /// The connection to the bus.
 mod bus;
+/// What changed in the configuration, for the audit log.
+mod changes;
 /// Brings the machine to what the configuration says.
 mod config_loop;
 /// Keeps the egress table.

@@ -35,7 +35,7 @@ pub mod out;
 pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
-/// `flockctl task send`: gives agents something to do.
+/// `flockctl task …`: gives agents something to do, and shows what came of it.
 pub mod task;
 
 pub use exit::Failure;

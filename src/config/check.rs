@@ -1,21 +1,23 @@
 //! From the files as written to a `Config`: the merge of `[defaults]`, and the rules that need
 //! more than one value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::across;
+use super::channels::{self, Channels};
 use super::cite::{At, Placed, Report};
-use super::fields::{by_rule, choice, count, in_range, plain};
+use super::fields::{by_rule, choice, count, in_range, plain, size};
 use super::file::{self, Table, Value};
 use super::part::{self, Part};
 use super::rules::quantities;
-use super::{BusConfig, Config, HostConfig, Sync};
+use super::{BusConfig, Config, HistoryConfig, HostConfig, Sync};
 use crate::names::AgentId;
 
 const HOST_KEYS: &[&str] = &["uid-block", "unenforced-limits"];
-const BUS_KEYS: &[&str] = &["port", "server", "sync"];
+const BUS_KEYS: &[&str] = &["port", "server", "sync", "rate"];
+const HISTORY_KEYS: &[&str] = &["keep", "max-size"];
 const UNENFORCED: [(&str, bool); 2] = [("refuse", false), ("allow", true)];
 
 /// An agent as written, and the place of its name.
@@ -29,8 +31,10 @@ struct Written {
 struct Draft {
     host: HostConfig,
     bus: BusConfig,
+    history: HistoryConfig,
     /// Where the program of the bus is named, if it is.
     server_at: Option<At>,
+    channels: Channels,
     defaults: Part,
     agents: BTreeMap<AgentId, Written>,
 }
@@ -81,6 +85,9 @@ impl Draft {
             table.only(report, file::MAIN_KEYS);
             table.read("host", report, |value, report| self.read_host(value, report));
             table.read("bus", report, |value, report| self.read_bus(value, report));
+            let channels = table.read("channels", report, channels::read);
+            self.channels = plain(channels).unwrap_or_default();
+            table.read("history", report, |value, report| self.read_history(value, report));
             if let Some(defaults) = table.read("defaults", report, part::read) {
                 self.defaults = defaults.value;
             }
@@ -119,6 +126,20 @@ impl Draft {
         if let Some(sync) = plain(table.read("sync", report, sync)) {
             self.bus.sync = sync;
         }
+        if let Some(rate) = plain(table.read("rate", report, rate)) {
+            self.bus.rate = rate;
+        }
+        Some(())
+    }
+
+    fn read_history(&mut self, value: &Value<'_>, report: &mut Report<'_>) -> Option<()> {
+        let mut table = value.keys(report, HISTORY_KEYS)?;
+        if let Some(keep) = plain(table.read("keep", report, keep)) {
+            self.history.keep = keep;
+        }
+        if let Some(most) = size(&mut table, "max-size", report, (16 << 20)..=(1 << 40)) {
+            self.history.max_size = most;
+        }
         Some(())
     }
 
@@ -146,9 +167,13 @@ impl Draft {
 
     /// Merges the defaults into each agent and applies the rules over several values.
     fn finish(self, whole: bool, report: &mut Report<'_>) -> Config {
-        let Self { host, bus, server_at, defaults, agents } = self;
+        let Self { host, bus, history, server_at, channels, defaults, agents } = self;
         let (mut checked, mut merged, mut places) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut own_requests = BTreeSet::new();
         for (id, Written { at, part }) in agents {
+            if part.may_request.is_some() {
+                own_requests.insert(id.clone());
+            }
             let part = part.over(&defaults);
             across::agent(&id, &at, &part, whole, report);
             checked.insert(id.clone(), part.config());
@@ -158,7 +183,9 @@ impl Draft {
         let server = server_at.map(|at| Placed { value: bus.server.clone(), at });
         across::sources(&merged, server.as_ref(), report);
         across::users(host.uid_block, &places, &checked, report);
-        Config { host, bus, agents: checked }
+        channels::requests(&merged, &own_requests, &mut checked, whole, report);
+        let channels = channels::resolve(channels, &checked, whole, report);
+        Config { host, bus, history, channels, agents: checked }
     }
 }
 
@@ -167,5 +194,21 @@ fn sync(value: &Value<'_>, report: &mut Report<'_>) -> Option<Sync> {
     by_rule(value, report, "\"always\" or a duration from 1s to 1h", |text| match text {
         "always" => Ok(Sync::Always),
         text => in_range(quantities::duration(text)?, &range).map(Sync::Every),
+    })
+}
+
+/// The inner none is without a limit.
+fn rate(value: &Value<'_>, report: &mut Report<'_>) -> Option<Option<u64>> {
+    let range = 1 << 20..=10 << 30;
+    by_rule(value, report, "a size from 1MiB to 10GiB, or \"unlimited\"", |text| match text {
+        "unlimited" => Ok(None),
+        text => in_range(quantities::size(text)?, &range).map(Some),
+    })
+}
+
+fn keep(value: &Value<'_>, report: &mut Report<'_>) -> Option<Duration> {
+    let range = Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+    by_rule(value, report, "a duration from 1h to 3650d, such as \"30d\"", |text| {
+        in_range(quantities::duration(text)?, &range)
     })
 }

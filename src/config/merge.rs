@@ -32,6 +32,7 @@ impl Part {
             restart: self.restart.over(base.restart),
             egress: self.egress.or(base.egress),
             common: self.common.or(base.common),
+            may_request: self.may_request.or(base.may_request),
             read_only_paths: self.read_only_paths.or(base.read_only_paths),
             read_write_paths: self.read_write_paths.or(base.read_write_paths),
             needs: self.needs.or(base.needs),
@@ -57,6 +58,7 @@ impl Part {
             restart: self.restart.config(),
             egress: self.egress.clone().unwrap_or(Egress::Bus),
             common: self.common.unwrap_or(Access::ReadOnly),
+            may_request: self.may_request.iter().flatten().map(|id| id.value.clone()).collect(),
             read_only_paths: paths(&self.read_only_paths),
             read_write_paths: paths(&self.read_write_paths),
             needs: self.needs.clone().unwrap_or_default(),
@@ -98,6 +100,7 @@ impl LimitsPart {
             open_files: self.open_files.or(base.open_files),
             runtime: self.runtime.or(base.runtime),
             tmp: self.tmp.or(base.tmp),
+            message: self.message.or(base.message),
         }
     }
 
@@ -111,6 +114,7 @@ impl LimitsPart {
             open_files: self.open_files.unwrap_or(1024),
             runtime: self.runtime.unwrap_or(None),
             tmp: self.tmp.unwrap_or(64 * MIB),
+            message: self.message.unwrap_or(MIB),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! The checked configuration. A `Config` that exists obeys every rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::names::{AgentId, Level, UidBlock};
+use crate::names::{AgentId, ChannelName, Level, UidBlock};
 
 /// Rules over several values of an agent, and over several agents.
 mod across;
+/// Who talks to whom: channels and requests.
+mod channels;
 /// Files to `Config`: the tables of a file, and the merge of the defaults.
 mod check;
 /// Faults with their place.
@@ -40,6 +42,10 @@ pub struct Config {
     pub host: HostConfig,
     /// The message bus.
     pub bus: BusConfig,
+    /// Who is in which channel. The channel `flock` is there unless it is switched off.
+    pub channels: BTreeMap<ChannelName, BTreeSet<AgentId>>,
+    /// The history of all tasks.
+    pub history: HistoryConfig,
     /// Every configured agent.
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
@@ -48,7 +54,23 @@ impl Config {
     /// No agents, and defaults for everything else.
     #[must_use]
     pub fn empty() -> Self {
-        Self { host: HostConfig::default(), bus: BusConfig::default(), agents: BTreeMap::new() }
+        Self {
+            host: HostConfig::default(),
+            bus: BusConfig::default(),
+            history: HistoryConfig::default(),
+            channels: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// The channels that an agent is a member of.
+    pub fn channels_of(&self, id: &AgentId) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().filter(move |(_, members)| members.contains(id)).map(|(name, _)| name)
+    }
+
+    /// The agents that may request something of this one.
+    pub fn requesters_of(&self, id: &AgentId) -> impl Iterator<Item = &AgentId> {
+        self.agents.iter().filter(move |(_, a)| a.may_request.contains(id)).map(|(other, _)| other)
     }
 }
 
@@ -76,12 +98,19 @@ pub struct BusConfig {
     pub server: PathBuf,
     /// When JetStream flushes to disk: every write, or at this interval.
     pub sync: Sync,
+    /// How many bytes a second each agent's user may send to the bus; none means without a limit.
+    pub rate: Option<u64>,
 }
 
 impl Default for BusConfig {
     /// Not port 4222: Debian's own nats-server takes that as soon as it is installed.
     fn default() -> Self {
-        Self { port: 14_222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always }
+        Self {
+            port: 14_222,
+            server: "/usr/sbin/nats-server".into(),
+            sync: Sync::Always,
+            rate: Some(16 << 20),
+        }
     }
 }
 
@@ -92,6 +121,21 @@ pub enum Sync {
     Always,
     /// Up to this much of acknowledged work can be lost in a power cut.
     Every(Duration),
+}
+
+/// How much of the history is kept. A task that has not ended is never forgotten.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HistoryConfig {
+    /// How long a task that has ended is remembered.
+    pub keep: Duration,
+    /// The largest size in bytes; the oldest tasks are forgotten first.
+    pub max_size: u64,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(30 * 86_400), max_size: 1 << 30 }
+    }
 }
 
 /// One agent, defaults merged in.
@@ -119,6 +163,8 @@ pub struct AgentConfig {
     pub egress: Egress,
     /// Whether it may write `/shared/common`.
     pub common: Access,
+    /// The agents that it may request something of, over the bus.
+    pub may_request: BTreeSet<AgentId>,
     /// Further host paths it may read.
     pub read_only_paths: Vec<PathBuf>,
     /// Further host paths it may write.
@@ -186,6 +232,8 @@ pub struct Limits {
     pub runtime: Option<Duration>,
     /// Bytes of `/tmp`, `/var/tmp` and `/dev/shm`, each; they count as memory too.
     pub tmp: u64,
+    /// Bytes of one message that it sends on the bus.
+    pub message: u64,
 }
 
 /// What happens when an agent ends.

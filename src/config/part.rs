@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::channels;
 use super::cite::{At, Placed, Report, shown};
 use super::fields::{LIST_MAX, by_rule, choice, count, in_range, list, plain, set, size, span};
 use super::file::Value;
 use super::rules::{egress, names, paths, quantities};
 use super::{Access, Egress, Input, Mode, Need, RestartPolicy};
-use crate::names::Level;
+use crate::names::{AgentId, Level};
 
 pub(super) const AGENT_KEYS: &[&str] = &[
     "level",
@@ -23,12 +24,13 @@ pub(super) const AGENT_KEYS: &[&str] = &[
     "restart",
     "egress",
     "common",
+    "may-request",
     "read-only-paths",
     "read-write-paths",
     "needs",
 ];
 pub(super) const LIMIT_KEYS: &[&str] =
-    &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp"];
+    &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp", "message"];
 pub(super) const RESTART_KEYS: &[&str] = &["policy", "delay", "max-delay", "attempts", "window"];
 pub(super) const TASK_KEYS: &[&str] = &["timeout", "output-limit", "parallel", "input", "keep"];
 
@@ -54,6 +56,7 @@ pub(super) struct Part {
     pub restart: RestartPart,
     pub egress: Option<Egress>,
     pub common: Option<Access>,
+    pub may_request: Option<Vec<Placed<AgentId>>>,
     pub read_only_paths: Option<Vec<Placed<PathBuf>>>,
     pub read_write_paths: Option<Vec<Placed<PathBuf>>>,
     pub needs: Option<Vec<Need>>,
@@ -85,6 +88,7 @@ pub(super) struct LimitsPart {
     /// The inner none is `"infinity"`.
     pub runtime: Option<Option<Duration>>,
     pub tmp: Option<u64>,
+    pub message: Option<u64>,
 }
 
 /// The table `restart` as written.
@@ -115,6 +119,7 @@ pub(super) fn read(value: &Value<'_>, report: &mut Report<'_>) -> Option<Part> {
         restart: plain(t.read("restart", report, restart)).unwrap_or_default(),
         egress: plain(t.read("egress", report, egress_list)),
         common: plain(t.read("common", report, |v, r| choice(v, r, &ACCESS))),
+        may_request: plain(t.read("may-request", report, channels::agents)),
         read_only_paths: plain(t.read("read-only-paths", report, readable)),
         read_write_paths: plain(t.read("read-write-paths", report, writable)),
         needs: plain(t.read("needs", report, needs)),
@@ -197,6 +202,7 @@ fn limits(value: &Value<'_>, report: &mut Report<'_>) -> Option<LimitsPart> {
         open_files: count(&mut t, "open-files", report, 64..=1_048_576),
         runtime: plain(t.read("runtime", report, runtime)),
         tmp: size(&mut t, "tmp", report, MIB..=TIB),
+        message: size(&mut t, "message", report, KIB..=MIB),
     })
 }
 

@@ -72,8 +72,8 @@ fn audit(peer: &Peer, request: &Request) {
     match request {
         Request::Status => {}
         Request::Logs(query) => {
-            let agent = &query.agent;
-            tracing::info!(audit = verb, peer_uid, agent = %agent, "{name} reads the log of {agent}");
+            let agent = query.agent.as_ref().map_or("every agent", AgentId::as_str);
+            tracing::info!(audit = verb, peer_uid, agent, "{name} reads the log of {agent}");
         }
         Request::TaskSend(order) => {
             let to = &order.to;
@@ -85,7 +85,8 @@ fn audit(peer: &Peer, request: &Request) {
 impl Operators {
     async fn logs(&self, query: &Query, replies: &mut Replies) -> Response {
         let failed = |error| Response::error(ErrorCode::Failed, error);
-        let mut journal = match Journal::open(query) {
+        let everyone: Vec<AgentId> = self.world.config().agents.keys().cloned().collect();
+        let mut journal = match Journal::open(query, &everyone) {
             Ok(journal) => journal,
             Err(error) => return failed(error),
         };

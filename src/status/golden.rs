@@ -10,9 +10,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{
-    Access, AgentConfig, BusConfig, Config, Egress, HostConfig, HostPort, Input, Limits, Mode,
-    Need, Restart, RestartPolicy, Sync, TaskConfig,
+    Access, AgentConfig, BusConfig, Config, Egress, HistoryConfig, HostConfig, HostPort, Input,
+    Limits, Mode, Need, Restart, RestartPolicy, Sync, TaskConfig,
 };
+use crate::history::Counts;
 use crate::names::{AgentId, Level, UidBlock};
 use crate::status::facts::{Facts, Row, Usage};
 use crate::status::health::{Part, View};
@@ -35,6 +36,7 @@ fn id(text: &str) -> AgentId {
 
 fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
     AgentConfig {
+        may_request: [].into(),
         level,
         command: vec!["/bin/sh".into()],
         mode: Mode::Task,
@@ -49,6 +51,7 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
         environment_files: Vec::new(),
         secret_files: BTreeMap::new(),
         limits: Limits {
+            message: 1 << 20,
             cpu_usec_per_sec: 500_000,
             memory: 256 << 20,
             swap: 0,
@@ -76,8 +79,15 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
 fn config() -> Config {
     let hosts = Egress::Hosts(vec![HostPort { host: "api.example.com".into(), port: 443 }]);
     Config {
+        channels: [].into(),
         host: HostConfig { uid_block: UidBlock::DEFAULT, allow_unenforced_limits: false },
-        bus: BusConfig { port: 14222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always },
+        bus: BusConfig {
+            port: 14222,
+            server: "/usr/sbin/nats-server".into(),
+            sync: Sync::Always,
+            rate: None,
+        },
+        history: HistoryConfig::default(),
         agents: BTreeMap::from([
             (id("agent-1"), agent(Level::Process, hosts, vec![Need::Jit])),
             (id("agent-2"), agent(Level::Workspace, Egress::Unrestricted, vec![])),
@@ -161,6 +171,8 @@ fn view() -> View {
         egress: Part::fine(),
         systemd: Part::fine(),
         config: Part::fine(),
+        history: Part::fine(),
+        tasks: Some(Counts { queued: 3, running: 1, failed_last_day: 2 }),
         heartbeats: BTreeMap::from([
             (id("agent-1"), Timestamp::from_second(1_700_007_788).unwrap()),
             (id("agent-2"), Timestamp::from_second(1_700_007_000).unwrap()),

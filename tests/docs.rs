@@ -34,6 +34,15 @@ fn body(path: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
+/// The configuration in the comment at the head of a file.
+fn head(path: &str) -> String {
+    let text = read(path);
+    let lines = text.lines().map_while(|line| line.strip_prefix('#'));
+    let code: Vec<_> = lines.skip_while(|line| !line.trim_start().starts_with('[')).collect();
+    assert!(code.len() > 2, "{path} shows no configuration");
+    code.join("\n")
+}
+
 #[test]
 fn the_shipped_configuration_is_valid_and_as_documented() {
     let config = parse(&[("flock.toml", read("packaging/flock.toml"))]);
@@ -83,6 +92,7 @@ fn the_examples_are_valid_and_stand_in_the_readme_as_they_are() {
     parse(&[
         ("flock.toml", read("packaging/flock.toml")),
         ("agents.d/my-agents.toml", read("docs/examples/my-agents.toml")),
+        ("agents.d/lines.toml", head("docs/examples/json_lines.py")),
     ]);
 }
 

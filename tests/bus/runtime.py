@@ -356,6 +356,13 @@ async def bad_world(report):
         await s.idle()
         (agent.home / "tasks").unlink()
 
+        await s.send("fake", "for n in 1 2; do echo '<6>task other: ends: done' > /proc/$PPID/fd/$n; done; exec 2>&1; ls -l /proc/$PPID/fd")
+        fake = await s.result("fake")
+        if agent.user:
+            report.check("a command does not reach flock-agent's own streams", "ermission denied" in fake["output"] and "<6>task other" not in agent.log.read_text(), fake)
+        else:
+            report.skip("a command does not reach flock-agent's own streams", "root reaches them anyway")
+
         await s.send("bytes", "printf 'a\\377b'")
         raw = await s.result("bytes")
         report.check("output that is no UTF-8 is replaced, and that is said", raw["output"] == "a\ufffdb" and "UTF-8" in raw["reason"], raw)

@@ -62,3 +62,29 @@ def test_a_task_is_done_again_when_its_agent_dies():
     thread.join(120)
     assert results and results[0]["status"] == "done", results
     assert int(results[0]["output"]) >= 2, results
+
+
+def test_a_command_that_lives_on_and_one_that_cannot_be_started():
+    with agents('[agents.lines]\nmode = "json-lines"\ncommand = ["/bin/sh", "-c", '
+                '"read -r line; echo {\\\\\\"id\\\\\\":\\\\\\"$(echo $line | cut -d\\\\\\" -f4)\\\\\\",\\\\\\"output\\\\\\":\\\\\\"once\\\\\\"}; cat"]\n'
+                '[agents.none]\nmode = "json-lines"\ncommand = ["/usr/bin/no-such-program"]\nrestart = { policy = "never" }\n'):
+        start("lines")
+        [result], ran = send("--to", "lines", "x")
+        assert (result["status"], result["output"]) == ("done", "once"), (result, ran)
+        assert "usage" not in result, result
+        run("systemctl", "start", "flock@none")
+        wait("its failure", lambda: show(unit("none"), "ActiveState") == "failed")
+        assert status("none")["none"]["state"] == "failed", status("none")
+        assert "start the command /usr/bin/no-such-program" in journal("-u", unit("none"))
+
+
+def test_what_a_task_is_given_and_what_it_leaves():
+    with agents('[agents.tidy.task]\nkeep = 3\n'):
+        start("tidy")
+        for n in range(5):
+            [result], _ = send("--to", "tidy", "echo $TASK_FOLDER $TASK_ATTEMPT $TASK_TIMEOUT; touch here")
+            assert result["output"].split() == [f"/shared/agents/tidy/tasks/{result['task']}", "1", "90"], result
+            assert result["usage"]["memory_peak"] > 0, result
+        wait("the oldest to be removed", lambda: len(list((SHARED / "agents/tidy/tasks").iterdir())) == 3)
+        assert (SHARED / "agents/tidy/tasks" / result["task"] / "here").exists()
+        assert len(list((SHARED / "agents/tidy/results").iterdir())) == 3

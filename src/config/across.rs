@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::cite::{At, Placed, Report, shown};
 use super::part::Part;
 use super::rules::paths;
+use super::tools;
 use super::{AgentConfig, Mode};
 use crate::names::{AgentId, Level, UidBlock};
 
@@ -27,6 +28,7 @@ pub(super) fn agent(id: &AgentId, at: &At, part: &Part, whole: bool, report: &mu
     }
     both_lists(part, report);
     program(id, part, report);
+    tools::across(id, part, report);
 }
 
 /// No path is read-only and writable at once.

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::config::{Access, AgentConfig, Config, Egress, Need};
 use crate::names::{AgentId, Level, WORKSPACE_USER};
+use crate::tools::Rules;
 
 /// A plan as what an agent can and cannot reach.
 mod explain;
@@ -49,6 +50,8 @@ pub struct Plan {
     pub bus_port: u16,
     /// The transient unit.
     pub unit: UnitPlan,
+    /// Which programs its command may use; none means that nothing watches over them.
+    pub tools: Option<Rules>,
     /// What the configuration loosens, one line each for people.
     pub loosened: Vec<String>,
 }
@@ -124,6 +127,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         egress: agent.egress.clone(),
         bus_port: config.bus.port,
         unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
+        tools: agent.tools.clone(),
         loosened: loosened(agent),
         user,
         root,

@@ -64,6 +64,7 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
         read_only_paths: Vec::new(),
         read_write_paths: Vec::new(),
         needs,
+        tools: None,
     }
 }
 

@@ -11,12 +11,12 @@ use nix::unistd::Pid;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
 };
-use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::log;
-use super::settings::{PRIVATE, Settings};
+use super::settings::Settings;
 use crate::bus::message::TaskId;
 
 /// Between a polite request to end and the end, for a task whose time is over.
@@ -102,9 +102,8 @@ fn spawn(job: &Job<'_>) -> io::Result<Child> {
     // Settings never hold an empty command.
     let (program, arguments) =
         job.settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
+    let mut command = job.settings.start(program, arguments);
     command
-        .args(arguments)
         .current_dir(&job.dir)
         .env("TASK_ID", job.task.as_str())
         .env("TASK_ATTEMPT", job.attempt.to_string())
@@ -113,9 +112,6 @@ fn spawn(job: &Job<'_>) -> io::Result<Child> {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    for name in PRIVATE {
-        command.env_remove(name);
-    }
     command.spawn()
 }
 
@@ -244,6 +240,7 @@ mod tests {
             parallel: 1,
             attempts: 1,
             command: command.iter().map(Into::into).collect(),
+            tools: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //! - [`worker`]: takes tasks, several at once, and sees each through to its acknowledgement
 //! - [`job`]: one run of the command, bounded in time and output
 //! - [`store`]: folders and result files of tasks
+//! - [`tools`]: which programs the command may use, and who decides
 //! - [`log`]: lines for the journal
 //!
 //! It is trusted with nothing: whatever it reports, the bus and the host hold the boundary.
@@ -18,6 +19,7 @@ pub mod link;
 pub mod log;
 pub mod settings;
 pub mod store;
+pub mod tools;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -27,6 +29,9 @@ use settings::Settings;
 /// The whole program: 0 after a clean stop, 1 when it could not begin.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(end) = tools::other_role() {
+        return end;
+    }
     let settings = match Settings::from_process() {
         Ok(settings) => settings,
         Err(e) => {

@@ -1,10 +1,14 @@
 //! What the environment and the command line tell the agent.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::process::Command;
+
+use super::tools::Tools;
 use crate::names::AgentId;
+use crate::tools::RULES_VARIABLE;
 
 /// Everything the agent needs to know.
 #[derive(Clone)]
@@ -29,6 +33,8 @@ pub struct Settings {
     pub attempts: u64,
     /// The command, run once for each task.
     pub command: Vec<OsString>,
+    /// Which programs the command may use; none means that nothing watches over them.
+    pub tools: Option<Tools>,
 }
 
 /// What is wrong with the environment.
@@ -72,6 +78,16 @@ impl Settings {
         let id = AgentId::parse(&id)
             .map_err(|e| BadSettings { name: "AGENT_ID", why: format!("is wrong: {e}") })?;
         let output_limit = number("FLOCK_TASK_OUTPUT_LIMIT", 1 << 20, 1, 1 << 30)?;
+        let tools = match get(RULES_VARIABLE) {
+            None => None,
+            Some(file) => {
+                let dir = get("XDG_RUNTIME_DIR").unwrap_or_else(|| "/run/agent".to_owned());
+                let tools = Tools::read(Path::new(&file), Path::new(&dir));
+                let bad =
+                    |e| BadSettings { name: RULES_VARIABLE, why: format!("names {file}: {e}") };
+                Some(tools.map_err(bad)?)
+            }
+        };
         Ok(Self {
             id,
             url: need("NATS_URL")?,
@@ -83,12 +99,33 @@ impl Settings {
             parallel: u32::try_from(number("FLOCK_TASK_PARALLEL", 2, 1, 64)?).unwrap_or(1),
             attempts: number("FLOCK_TASK_ATTEMPTS", 5, 1, 1000)?,
             command: if command.is_empty() { vec!["/bin/sh".into()] } else { command },
+            tools,
         })
     }
 }
 
+impl Settings {
+    /// The start of a program with its arguments, under the agent's tool rules if it has any.
+    /// Variables that are not the command's are not in it.
+    #[must_use]
+    pub fn start(&self, program: &OsStr, arguments: &[OsString]) -> Command {
+        let mut command = match &self.tools {
+            Some(tools) => tools.command(program, arguments),
+            None => {
+                let mut command = Command::new(program);
+                command.args(arguments);
+                command
+            }
+        };
+        for name in PRIVATE {
+            command.env_remove(name);
+        }
+        command
+    }
+}
+
 /// Variables that are the agent's own and not its command's.
-pub const PRIVATE: [&str; 7] = [
+pub const PRIVATE: [&str; 8] = [
     "NATS_URL",
     "NATS_USER",
     "NATS_PASSWORD",
@@ -96,6 +133,7 @@ pub const PRIVATE: [&str; 7] = [
     "FLOCK_TASK_OUTPUT_LIMIT",
     "FLOCK_TASK_PARALLEL",
     "FLOCK_TASK_ATTEMPTS",
+    RULES_VARIABLE,
 ];
 
 #[cfg(test)]

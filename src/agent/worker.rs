@@ -18,6 +18,7 @@ use super::link::{Link, Verdict};
 use super::log;
 use super::settings::Settings;
 use super::store::Store;
+use super::tools;
 use crate::bus::message::{self, OUTPUT_IN_MESSAGE, Status, Task, TaskId, TaskResult};
 use crate::bus::streams::ACK_WAIT;
 
@@ -57,6 +58,7 @@ pub async fn run(settings: Settings) -> std::io::Result<()> {
         link = Link::connect(&settings) => link,
         () = stopped(&mut stop) => return Ok(()),
     };
+    tools::serve(&settings, &link)?;
     let store = Store::new(&settings.shared, &settings.id);
     let running = AtomicU32::new(0);
     let worker = Arc::new(Worker { settings, link, store, running, stop });

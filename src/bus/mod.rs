@@ -8,10 +8,12 @@
 //! - [`server_conf`]: agents and identities to the text of nats-server's configuration (pure)
 //! - [`streams`]: what JetStream keeps for each agent (pure)
 //! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
+//! - [`ask`]: a tool that waits for an operator: question and answer
 //! - [`hub`]: the operator's side: make streams, send tasks, see results
 //! - [`queue`]: hands each task of the shared queue to exactly one agent
 //! - [`version`]: which nats-server this is, and whether it can hold the promise
 
+pub mod ask;
 pub mod hub;
 pub mod identity;
 pub mod message;

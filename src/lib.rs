@@ -15,6 +15,8 @@ pub mod tools;
 
 /// `flock-agent`: any command as an agent, run inside the agent's sandbox.
 pub mod agent;
+/// The audit log: who did what, chained.
+pub mod audit;
 /// The bus: accounts, identities, messages, and the operator's client.
 pub mod bus;
 /// `flockctl`: one file per verb.

@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tools", &["text"]),
     ("config", &["names", "text", "tools"]),
     ("plan", &["names", "text", "config", "tools"]),
+    ("audit", &["names", "text"]),
     ("host", &["names", "text", "config", "plan"]),
     ("bus", &["names", "text"]),
     ("agent", &["names", "text", "lines", "bus", "tools"]),

@@ -1,0 +1,120 @@
+//! The journal as a second witness: each record's number and hash, stamped by journald.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::audit::AuditError;
+use crate::audit::chain::Record;
+
+/// What journald listens on.
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// The program that reads the journal.
+const JOURNALCTL: &str = "/usr/bin/journalctl";
+/// Marks these entries; made for this with `journalctl --new-id128`.
+const MESSAGE_ID: &str = "6b1c3f0a54c94b0f9a3d0e7f2d8c41aa";
+
+/// A record that the journal knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// Its number.
+    pub n: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+/// Tells the journal of a record. A journal that does not answer is not waited for: the record is on
+/// disk, and the next one's witness covers it by the chain.
+pub fn send(record: &Record) {
+    let who = &record.who;
+    let fields = [
+        ("MESSAGE", format!("audit {}: {} {}", record.n, record.what, record.object)),
+        ("MESSAGE_ID", MESSAGE_ID.to_owned()),
+        ("PRIORITY", "6".to_owned()),
+        ("SYSLOG_IDENTIFIER", "flock-audit".to_owned()),
+        ("FLOCK_AUDIT_N", record.n.to_string()),
+        ("FLOCK_AUDIT_HASH", record.hash.clone()),
+        ("FLOCK_AUDIT_WHAT", record.what.clone()),
+        ("FLOCK_AUDIT_OBJECT", record.object.clone()),
+        ("FLOCK_AUDIT_UID", who.uid.to_string()),
+        ("FLOCK_AUDIT_NAME", who.name.clone()),
+    ];
+    let mut message = Vec::new();
+    for (name, value) in &fields {
+        field(&mut message, name, value);
+    }
+    if let Ok(socket) = UnixDatagram::unbound() {
+        let _ = socket.set_nonblocking(true);
+        let _ = socket.send_to(&message, SOCKET);
+    }
+}
+
+/// The form with a length, in which a value may hold anything.
+fn field(message: &mut Vec<u8>, name: &str, value: &str) {
+    message.extend_from_slice(name.as_bytes());
+    message.push(b'\n');
+    message.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    message.extend_from_slice(value.as_bytes());
+    message.push(b'\n');
+}
+
+/// All records that the journal knows, in its order. Only what root wrote counts: an agent can write
+/// such fields as well, and journald stamps whose they are.
+///
+/// # Errors
+/// When journalctl cannot be run or fails.
+pub fn witnesses() -> Result<Vec<Witness>, AuditError> {
+    let fault = |error: std::io::Error| AuditError::Journal(format!("{JOURNALCTL}: {error}"));
+    let mut child = Command::new(JOURNALCTL)
+        .args(["--output=json", "--quiet", "--no-pager", "--output-fields"])
+        .arg("FLOCK_AUDIT_N,FLOCK_AUDIT_HASH")
+        .args([format!("MESSAGE_ID={MESSAGE_ID}"), "_UID=0".to_owned()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(fault)?;
+    let mut found = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            found.extend(parse(&line.map_err(fault)?));
+        }
+    }
+    let status = child.wait().map_err(fault)?;
+    // Without a match journalctl says 1 and nothing else.
+    match status.success() || found.is_empty() && status.code() == Some(1) {
+        true => Ok(found),
+        false => Err(AuditError::Journal(format!("{JOURNALCTL}: {status}"))),
+    }
+}
+
+fn parse(line: &str) -> Option<Witness> {
+    let fields: Value = serde_json::from_str(line).ok()?;
+    let n = fields.get("FLOCK_AUDIT_N")?.as_str()?.parse().ok()?;
+    Some(Witness { n, hash: fields.get("FLOCK_AUDIT_HASH")?.as_str()?.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_cannot_become_a_field() {
+        let mut message = Vec::new();
+        field(&mut message, "MESSAGE", "x\nFLOCK_AUDIT_N=9");
+        assert_eq!(&message[..8], b"MESSAGE\n");
+        assert_eq!(message[8..16], 17_u64.to_le_bytes());
+        assert_eq!(&message[16..], b"x\nFLOCK_AUDIT_N=9\n");
+    }
+
+    #[test]
+    fn only_entries_with_both_fields_are_witnesses() {
+        let good = r#"{"FLOCK_AUDIT_N":"7","FLOCK_AUDIT_HASH":"ab","__CURSOR":"x"}"#;
+        assert_eq!(parse(good), Some(Witness { n: 7, hash: "ab".into() }));
+        for bad in ["", "{}", r#"{"FLOCK_AUDIT_N":["7","8"],"FLOCK_AUDIT_HASH":"ab"}"#] {
+            assert_eq!(parse(bad), None);
+        }
+    }
+}

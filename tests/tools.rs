@@ -18,10 +18,13 @@ use flock::tools::{Action, Rules, Tool};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_flock-agent");
 
+/// What an operator says to a question that is asked for the n-th time.
+type Answers = fn(&Ask, usize) -> Result<Answer, String>;
+
 /// An operator who answers with a function of how often it was asked, and what it heard.
 #[derive(Clone)]
 struct Desk {
-    answer: fn(&Ask, usize) -> Result<Answer, String>,
+    answer: Answers,
     heard: Arc<Mutex<Vec<String>>>,
     asked: Arc<Mutex<usize>>,
 }
@@ -83,7 +86,7 @@ struct Lab {
     _runtime: tokio::runtime::Runtime,
 }
 
-fn lab_with(rules: Rules, answer: fn(&Ask, usize) -> Result<Answer, String>) -> Lab {
+fn lab_with(rules: Rules, answer: Answers) -> Lab {
     let dir = tempfile::tempdir().unwrap();
     let tools = Tools::new(rules, dir.path()).unwrap().with_program(Path::new(AGENT));
     let desk = Desk { answer, heard: Arc::default(), asked: Arc::default() };
@@ -257,7 +260,7 @@ fn hostile_callers_cannot_stop_the_broker() {
 
 #[test]
 fn a_question_waits_for_its_own_answer_and_silence_is_a_no() {
-    let approve: fn(&Ask, usize) -> _ = |ask, count| match count {
+    let approve: Answers = |ask, count| match count {
         1 => Ok(Answer::Pending),
         2 => Err("no responders".to_owned()),
         _ => Ok(Answer::Approved { ask: ask.ask.clone() }),
@@ -270,7 +273,7 @@ fn a_question_waits_for_its_own_answer_and_silence_is_a_no() {
     assert_eq!((out(&done).as_str(), done.status.code()), ("it\n", Some(0)), "{done:?}");
     assert_eq!(*patient.desk.asked.lock().unwrap(), 3);
 
-    let cases: [(fn(&Ask, usize) -> Result<Answer, String>, &str); 5] = [
+    let cases: [(Answers, &str); 5] = [
         (|_, _| Err("no responders".to_owned()), "nobody answered within 2 s"),
         (|_, _| Ok(Answer::Pending), "nobody answered within 2 s"),
         (|_, _| Ok(Answer::Approved { ask: "another".into() }), "for another question"),

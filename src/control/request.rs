@@ -18,6 +18,30 @@ pub enum Request {
     Logs(Query),
     /// A task for agents.
     TaskSend(SendTask),
+    /// The calls of tools that wait for an operator.
+    Asks(Asks),
+    /// An operator's word on one of them.
+    AskDecide(AskDecide),
+}
+
+/// Which calls are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asks {
+    /// Go on with those that come.
+    pub follow: bool,
+}
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskDecide {
+    /// The beginning of its id, as far as it is unambiguous.
+    pub ask: String,
+    /// Whether it may run.
+    pub approve: bool,
+    /// Why not, for the agent.
+    pub reason: Option<String>,
 }
 
 /// A task as an operator gives it.
@@ -42,6 +66,8 @@ impl Request {
             Self::Status => "status",
             Self::Logs(_) => "logs",
             Self::TaskSend(_) => "task-send",
+            Self::Asks(_) => "asks",
+            Self::AskDecide(_) => "ask-decide",
         }
     }
 
@@ -49,7 +75,8 @@ impl Request {
     #[must_use]
     pub fn is_long(&self) -> bool {
         match self {
-            Self::Status => false,
+            Self::Status | Self::AskDecide(_) => false,
+            Self::Asks(asks) => asks.follow,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),
         }
@@ -86,6 +113,8 @@ mod tests {
             r#"{"verb":"logs","agent":"a","lines":-5,"since":null,"follow":false}"#,
             r#"{"verb":"task-send","to":"../a","text":"x"}"#,
             r#"{"verb":"task-send","to":"all","text":"x","as":"root"}"#,
+            r#"{"verb":"ask-decide","ask":"abcd"}"#,
+            r#"{"verb":"ask-decide","ask":"abcd","approve":true,"reason":null,"uid":0}"#,
         ];
         for json in bad {
             assert!(serde_json::from_str::<Request>(json).is_err(), "{json}");

@@ -1,5 +1,6 @@
 //! What flockd does for operators over the control socket.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::control::peer::{self, Peer, Refusal};
-use crate::control::request::SendTask;
+use crate::control::request::{self, SendTask};
 use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
@@ -15,6 +16,7 @@ use crate::daemon::world::World;
 use crate::journal::{Journal, Query};
 use crate::names::AgentId;
 use crate::tasks;
+use crate::text::printable;
 
 /// The accept loop turns at least this often.
 const TURN: Duration = Duration::from_secs(5);
@@ -57,6 +59,8 @@ impl Service for Operators {
             },
             Request::Logs(query) => self.logs(&query, replies).await,
             Request::TaskSend(order) => self.send(order, replies).await,
+            Request::Asks(asks) => self.asks(&asks, replies).await,
+            Request::AskDecide(order) => self.decide(peer, &order, replies).await,
         }
     }
 
@@ -70,7 +74,12 @@ fn audit(peer: &Peer, request: &Request) {
     let verb = request.verb();
     let (peer_uid, name) = (peer.uid, &peer.name);
     match request {
-        Request::Status => {}
+        Request::Status | Request::Asks(_) => {}
+        Request::AskDecide(order) => {
+            let word = if order.approve { "approves" } else { "denies" };
+            let ask: String = printable(&order.ask).chars().take(40).collect();
+            tracing::info!(audit = verb, peer_uid, "{name} {word} {ask}");
+        }
         Request::Logs(query) => {
             let agent = &query.agent;
             tracing::info!(audit = verb, peer_uid, agent = %agent, "{name} reads the log of {agent}");
@@ -99,6 +108,37 @@ impl Operators {
                 }
                 Err(error) => return failed(error),
             }
+        }
+    }
+
+    async fn asks(&self, wanted: &request::Asks, replies: &mut Replies) -> Response {
+        let mut shown = HashSet::new();
+        loop {
+            let changed = self.world.asks.changed();
+            for ask in self.world.asks.pending() {
+                let new = shown.insert(ask.ask.clone());
+                if new && replies.send(&Response::Ask(ask)).await.is_err() {
+                    return Response::End;
+                }
+            }
+            if !wanted.follow {
+                return Response::End;
+            }
+            changed.await;
+        }
+    }
+
+    async fn decide(
+        &self,
+        peer: &Peer,
+        order: &request::AskDecide,
+        replies: &mut Replies,
+    ) -> Response {
+        match self.world.asks.decide(peer, order).await {
+            Err(why) => Response::error(ErrorCode::Failed, why),
+            Ok(ask) => match replies.send(&Response::Decided(ask)).await {
+                Ok(()) | Err(_) => Response::End,
+            },
         }
     }
 

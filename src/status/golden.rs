@@ -156,6 +156,7 @@ fn view() -> View {
         egress: Part::fine(),
         systemd: Part::fine(),
         config: Part::fine(),
+        asks: 2,
         heartbeats: BTreeMap::from([
             (id("agent-1"), Timestamp::from_second(1_700_007_788).unwrap()),
             (id("agent-2"), Timestamp::from_second(1_700_007_000).unwrap()),

@@ -49,6 +49,90 @@ pub struct BadAgentId {
     why: &'static str,
 }
 
+/// The form that ids of agents and names of channels share.
+fn plain_form(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("it is empty; use 1 to 25 of a-z, 0-9 and -, such as agent-1");
+    }
+    if text.len() > AGENT_ID_MAX {
+        return Err("it is longer than 25 characters (a user name would pass 31)");
+    }
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if !plain(text.as_bytes()[0]) {
+        return Err("it must begin with a-z or 0-9");
+    }
+    match text.bytes().all(|c| plain(c) || c == b'-') {
+        true => Ok(()),
+        false => Err("only a-z, 0-9 and - may stand in it"),
+    }
+}
+
+/// The name of a channel: of the same form as an agent's id, so it is one token of a subject.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ChannelName(String);
+
+/// Why a text is no name of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{:?} is not the name of a channel: {why}", text_head(text))]
+pub struct BadChannelName {
+    /// What stood there.
+    text: String,
+    /// What is wrong and what may stand there.
+    why: &'static str,
+}
+
+impl ChannelName {
+    /// Checks `text` once; a `ChannelName` that exists is safe in subjects.
+    ///
+    /// # Errors
+    /// When `text` has a form that is not allowed.
+    pub fn parse(text: &str) -> Result<Self, BadChannelName> {
+        match plain_form(text) {
+            Ok(()) => Ok(Self(text.to_owned())),
+            Err(why) => Err(BadChannelName { text: text.to_owned(), why }),
+        }
+    }
+
+    /// The channel that every agent is in unless the configuration says otherwise.
+    #[must_use]
+    pub fn everybody() -> Self {
+        Self("flock".to_owned())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ChannelName {
+    type Err = BadChannelName;
+    fn from_str(text: &str) -> Result<Self, BadChannelName> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for ChannelName {
+    type Error = BadChannelName;
+    fn try_from(text: String) -> Result<Self, BadChannelName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ChannelName> for String {
+    fn from(name: ChannelName) -> Self {
+        name.0
+    }
+}
+
 /// Enough of a hostile text to recognise it, never 64 KiB of it.
 fn text_head(text: &str) -> String {
     text.chars().take(40).collect()
@@ -61,18 +145,8 @@ impl AgentId {
     /// When `text` has a form that is not allowed, or is a reserved name.
     pub fn parse(text: &str) -> Result<Self, BadAgentId> {
         let bad = |why| Err(BadAgentId { text: text.to_owned(), why });
-        if text.is_empty() {
-            return bad("it is empty; use 1 to 25 of a-z, 0-9 and -, such as agent-1");
-        }
-        if text.len() > AGENT_ID_MAX {
-            return bad("it is longer than 25 characters (its user name would pass 31)");
-        }
-        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-        if !plain(text.as_bytes()[0]) {
-            return bad("it must begin with a-z or 0-9");
-        }
-        if !text.bytes().all(|c| plain(c) || c == b'-') {
-            return bad("only a-z, 0-9 and - may stand in it");
+        if let Err(why) = plain_form(text) {
+            return bad(why);
         }
         if RESERVED.contains(&text) {
             return bad("flock keeps this name for itself");
@@ -299,5 +373,18 @@ mod tests {
             assert!(error.len() < 400 && !error.contains('\n'), "{error}");
         }
         assert!(AgentId::parse(&"a".repeat(25)).is_ok());
+        // The operator speaks on channels under this name.
+        assert!(AgentId::parse("operator").is_err());
+    }
+
+    #[test]
+    fn a_channels_name_is_one_token() {
+        for text in ["flock", "x", "3-d", "all", "operator"] {
+            assert_eq!(ChannelName::parse(text).unwrap().as_str(), text);
+        }
+        for text in ["", "a.b", "*", ">", "a b", "A", "-a", "a\n", "é", &"a".repeat(26)] {
+            let error = ChannelName::parse(text).unwrap_err().to_string();
+            assert!(error.len() < 400 && !error.contains('\n'), "{error}");
+        }
     }
 }

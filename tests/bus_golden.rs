@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use flock::bus::streams::{self, Delivery, Member};
-use flock::bus::{Settings, identity, server_conf};
-use flock::names::AgentId;
+use flock::bus::talk::Talk;
+use flock::bus::{Settings, accounts, identity, server_conf};
+use flock::names::{AgentId, ChannelName};
 
 fn compare(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bus").join(name);
@@ -35,6 +36,21 @@ fn identities() -> identity::Identities {
     identity::ensure(temp.path(), &ids(), "u").unwrap()
 }
 
+/// A channel for all and one without agent-2, which may ask agent-1; agent-1 may ask agent-3.
+fn talk() -> Talk {
+    let [one, two, three] = <[AgentId; 3]>::try_from(ids()).unwrap();
+    let channel = |name| ChannelName::parse(name).unwrap();
+    Talk {
+        channels: [
+            (channel("flock"), ids().into_iter().collect()),
+            (channel("review"), [one.clone(), three.clone()].into()),
+        ]
+        .into(),
+        requests: [(one.clone(), three), (two.clone(), one)].into(),
+        message: [(two, 64 * 1024)].into(),
+    }
+}
+
 #[test]
 fn the_server_configuration() {
     let settings = Settings {
@@ -48,7 +64,7 @@ fn the_server_configuration() {
 
 #[test]
 fn the_accounts_of_three_agents() {
-    compare("accounts.conf", &server_conf::accounts(&identities()));
+    compare("accounts.conf", &accounts::accounts(&identities(), &talk()));
 }
 
 #[test]
@@ -64,6 +80,8 @@ fn the_streams_and_consumers() {
         all.insert(streams::tasks(&id).name, tasks);
         let results = serde_json::json!({ "config": streams::results(&id), "consumers": [] });
         all.insert(streams::results(&id).name, results);
+        let channels = serde_json::json!({ "config": streams::channels(&id), "consumers": [] });
+        all.insert(streams::channels(&id).name, channels);
     }
     for config in [streams::queue(), streams::dead_letters()] {
         let name = config.name.clone();

@@ -11,6 +11,7 @@ use flock::bus::hub::{self, Hub, Notice, Report};
 use flock::bus::identity::{self, Identities};
 use flock::bus::message::{Address, Status, Task};
 use flock::bus::streams::{Delivery, Member};
+use flock::bus::talk::Talk;
 use flock::bus::{Settings, queue, server_conf, version};
 use flock::names::AgentId;
 use futures_util::StreamExt as _;
@@ -60,7 +61,7 @@ impl Bus {
         };
         let ids: Vec<_> = agents.iter().map(|n| id(n)).collect();
         let all = identity::ensure(&dir.path().join("identity"), &ids, &settings.url()).unwrap();
-        assert!(server_conf::write(dir.path(), &settings, &all, None).unwrap());
+        assert!(server_conf::write(dir.path(), &settings, &all, &Talk::default(), None).unwrap());
         let child = Self::spawn(&settings, dir.path());
         Self { dir, child, settings, all }
     }

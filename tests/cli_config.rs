@@ -195,7 +195,16 @@ const EXPLAINED: [(&str, &str); 4] = [
         egress = ["api.example.com:443"]
         needs = ["jit"]
         restart = { policy = "always", attempts = 3, window = "5min" }
-        limits = { cpu = "150%", swap = "1GiB", runtime = "8h" }
+        limits = { cpu = "150%", swap = "1GiB", runtime = "8h", message = "64KiB" }
+        may-request = ["critic"]
+        [agents.critic]
+        command = ["/bin/sh"]
+        may-request = ["agent-1"]
+        [agents.other]
+        command = ["/bin/sh"]
+        may-request = ["agent-1"]
+        [channels.review]
+        members = ["agent-1", "critic"]
         "#,
     ),
     (

@@ -125,6 +125,42 @@ fn an_agents_own_keys_win_over_the_defaults() {
 }
 
 #[test]
+fn everybody_is_in_the_channel_flock_unless_the_configuration_says_otherwise() {
+    let agents = "[defaults]\ncommand = [\"/bin/sh\"]\n[agents.a]\n[agents.b]\n";
+    let members = |more: &str| -> Vec<(String, String)> {
+        let config = one(&format!("{agents}{more}")).unwrap();
+        let text = |ids: &std::collections::BTreeSet<AgentId>| {
+            ids.iter().map(AgentId::as_str).collect::<Vec<_>>().join(" ")
+        };
+        config.channels.iter().map(|(name, ids)| (name.to_string(), text(ids))).collect()
+    };
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(members(""), [pair("flock", "a b")]);
+    assert_eq!(members("[channels.flock]\nmembers = [\"b\"]"), [pair("flock", "b")]);
+    assert_eq!(members("[channels.flock]\nmembers = []"), []);
+    let both = [pair("flock", "a b"), pair("x", "a")];
+    assert_eq!(members("[channels.x]\nmembers = [\"a\"]"), both);
+}
+
+#[test]
+fn what_the_defaults_may_request_holds_for_all_but_the_one_asked() {
+    let config = one(r#"
+        [defaults]
+        command = ["/bin/sh"]
+        may-request = ["critic"]
+        [agents.coder]
+        [agents.critic]
+        [agents.alone]
+        may-request = []
+    "#)
+    .unwrap();
+    let id = |text| AgentId::parse(text).unwrap();
+    assert_eq!(config.agents[&id("coder")].may_request, [id("critic")].into());
+    assert!(config.agents[&id("critic")].may_request.is_empty());
+    assert_eq!(config.requesters_of(&id("critic")).collect::<Vec<_>>(), [&id("coder")]);
+}
+
+#[test]
 fn an_empty_file_is_a_configuration_without_agents() {
     let config = one("").unwrap();
     assert!(config.agents.is_empty());

@@ -26,6 +26,7 @@ fn table(grants: &[(u32, &str, u16)]) -> Table {
     Table {
         block: UidBlock::DEFAULT,
         bus_port: 14_222,
+        bus_rate: Some(1 << 30),
         grants: grants.iter().map(grant).collect(),
         unrestricted: BTreeSet::from([FREE, FREE2]),
     }

@@ -30,6 +30,15 @@ read-write-paths = ["/srv/data"]
 environment-files = ["/etc/flock/secrets/a.env"]
 secret-files = { key = "/etc/flock/secrets/key" }
 restart = { policy = "always" }
+may-request = ["critic"]
+limits = { message = "64KiB" }
+[agents.critic]
+command = ["/bin/sh"]
+may-request = ["agent-1"]
+[channels.review]
+members = ["agent-1", "critic"]
+[bus]
+rate = "unlimited"
 "#;
 
 const TOOLS: &str = r#"

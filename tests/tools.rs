@@ -125,7 +125,7 @@ impl Lab {
     fn confined(&self, command: &[&str]) -> Output {
         let arguments: Vec<OsString> = command[1..].iter().map(Into::into).collect();
         let mut command = self.tools.command(command[0].as_ref(), &arguments);
-        command.as_std_mut().current_dir(self.dir.path()).output().unwrap()
+        command.current_dir(self.dir.path()).output().unwrap()
     }
 
     fn heard(&self) -> String {

@@ -1,32 +1,38 @@
-//! One run of the command: its own process group, the task's text in, a bounded output out.
+//! One run of the command for one task: the text in, a bounded output out, an end in any case.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::io::{
-    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
-};
-use tokio::process::{Child, ChildStderr, ChildStdin};
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::ChildStdin;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::bounds::{Bounds, Cut, said};
 use super::log;
-use super::settings::Settings;
+use super::outcome::{End, Outcome};
+use super::process::{Pipes, Process};
+use super::relay::{Budget, relay};
+use super::settings::{Input, Settings};
 use crate::bus::message::TaskId;
 
-/// Between a polite request to end and the end, for a task whose time is over.
-const POLITE: Duration = Duration::from_secs(2);
+/// Between a polite request to end and the end, for a task that is cut short.
+pub const POLITE: Duration = Duration::from_secs(2);
 /// How long a task may go on when the agent is to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long to wait for output that processes outside the group still hold open.
 const LEFTOVER: Duration = Duration::from_secs(1);
-/// The longest line of standard error that is passed on whole.
-const LINE: usize = 4 * 1024;
+/// The longest text that is given as an argument: the kernel takes 128 KiB for one.
+const ARGUMENT_MAX: usize = 120 * 1024;
+/// The word of the command that stands for the text.
+const TEXT: &str = "{task}";
 
 /// What to run.
 pub struct Job<'a> {
@@ -36,55 +42,52 @@ pub struct Job<'a> {
     pub task: &'a TaskId,
     /// Which attempt this is.
     pub attempt: u64,
-    /// What the command gets on its standard input.
+    /// What the command gets.
     pub text: String,
     /// Where it runs.
     pub dir: PathBuf,
+    /// When it is of no use any more.
+    pub deadline: Option<Timestamp>,
+    /// The task's own variables, checked.
+    pub environment: BTreeMap<String, String>,
+    /// What cuts it short.
+    pub bounds: Bounds,
 }
 
-/// How a run ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Why.
-    pub end: End,
-    /// Standard output, at most as long as the limit.
-    pub output: Vec<u8>,
-    /// Whether there was more.
-    pub truncated: bool,
-}
-
-/// Why a run ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum End {
-    /// The command ended by itself.
-    Exited(ExitStatus),
-    /// Its time was over and it was killed.
-    TimedOut,
-    /// The agent has to stop and the task is not done.
-    Stopped,
+/// Why a job was not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBegun {
+    /// The text cannot be an argument of a command.
+    #[error("give the text to the command as an argument: {0}")]
+    Text(&'static str),
+    /// The command cannot be started.
+    #[error("start the command {0}: {1}")]
+    Start(String, io::Error),
+    /// The kernel would not say how it ended.
+    #[error("wait for the command: {0}")]
+    Wait(io::Error),
 }
 
 /// Runs the command to its end. Nothing of its process group is left afterwards.
 ///
 /// # Errors
-/// When the command cannot be started.
-pub async fn run(job: Job<'_>, stop: watch::Receiver<bool>) -> io::Result<Outcome> {
-    let mut child = spawn(&job)?;
-    let group = Group(child.id());
-    let stdin = child.stdin.take();
-    let stdout = child.stdout.take();
-    let stderr = child.stderr.take();
-    let feed = tokio::spawn(feed(stdin, job.text.into_bytes()));
+/// When the command cannot be started, with the reason for people.
+pub async fn run(job: Job<'_>) -> Result<Outcome, NotBegun> {
+    let command = prepare(&job)?;
+    let program = || job.settings.words().0.to_string_lossy().into_owned();
+    let (mut process, pipes) =
+        Process::spawn(command).map_err(|e| NotBegun::Start(program(), e))?;
+    let Pipes { stdin, stdout, stderr } = pipes;
+    let text = if job.settings.input == Input::Stdin { job.text.into_bytes() } else { Vec::new() };
+    let feed = tokio::spawn(feed(stdin, text));
     let (limit, (sender, captured)) =
         (job.settings.output_limit, watch::channel(Captured::default()));
-    let capture = tokio::spawn(async move {
-        if let Some(stdout) = stdout {
-            capture(stdout, limit, &sender).await;
-        }
-    });
-    let relay = tokio::spawn(relay(stderr, job.task.clone()));
-    let end = wait(&mut child, &group, job.settings.timeout, stop).await?;
-    group.signal(Signal::SIGKILL);
+    let capture = tokio::spawn(async move { capture(stdout, limit, &sender).await });
+    let budget = Budget::new(format!("task {}", job.task), job.settings.parallel);
+    let relay = tokio::spawn(relay(stderr, budget));
+    let stop = job.bounds.stop();
+    let cut = wait(&mut process, job.bounds).await.map_err(NotBegun::Wait)?;
+    let ended = process.end().await.map_err(NotBegun::Wait)?;
     feed.abort();
     // A process that left the group can hold the pipes open; its unit ends it, not this wait.
     let (no_capture, no_relay) = (capture.abort_handle(), relay.abort_handle());
@@ -94,95 +97,98 @@ pub async fn run(job: Job<'_>, stop: watch::Receiver<bool>) -> io::Result<Outcom
         no_capture.abort();
         no_relay.abort();
     }
+    let end = match cut {
+        Some(cut) => End::Cut(cut),
+        None => judge(ended.status, stop).await,
+    };
     let Captured { output, truncated } = captured.borrow().clone();
-    Ok(Outcome { end, output, truncated })
+    Ok(Outcome { end, output, truncated, usage: Some(ended.usage) })
 }
 
-fn spawn(job: &Job<'_>) -> io::Result<Child> {
-    // Settings never hold an empty command.
-    let (program, arguments) =
-        job.settings.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = job.settings.start(program, arguments);
+/// The command with its arguments, folder and variables.
+fn prepare(job: &Job<'_>) -> Result<Command, NotBegun> {
+    let (program, _) = job.settings.words();
+    let mut command = job.settings.start(program, &arguments(job.settings, &job.text)?);
     command
         .current_dir(&job.dir)
+        .envs(&job.environment)
         .env("TASK_ID", job.task.as_str())
         .env("TASK_ATTEMPT", job.attempt.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    command.spawn()
-}
-
-/// The command's process group, whose number is the command's process id.
-struct Group(Option<u32>);
-
-impl Group {
-    fn signal(&self, signal: Signal) {
-        if let Some(id) = self.0.and_then(|id| i32::try_from(id).ok()) {
-            // No such group: everybody has left already.
-            let _ = killpg(Pid::from_raw(id), signal);
-        }
-    }
-}
-
-/// Waits for the command, at most until its time is over or the agent must stop.
-async fn wait(
-    child: &mut Child,
-    group: &Group,
-    limit: Duration,
-    mut stop: watch::Receiver<bool>,
-) -> io::Result<End> {
-    let stopping = stop.clone();
-    let ended = tokio::select! {
-        status = child.wait() => Some(status?),
-        () = sleep(limit) => None,
-        () = stopped(&mut stop) => match timeout(STOP_GRACE, child.wait()).await {
-            Ok(status) => Some(status?),
-            Err(_) => {
-                group.signal(Signal::SIGKILL);
-                child.wait().await?;
-                return Ok(End::Stopped);
-            }
-        },
+        .env("TASK_FOLDER", &job.dir)
+        // A part of a second is a second: 0 would mean "no limit" to many programs.
+        .env("TASK_TIMEOUT", job.bounds.limit().as_secs_f64().ceil().max(1.0).to_string());
+    match job.deadline {
+        Some(deadline) => command.env("TASK_DEADLINE", deadline.to_string()),
+        None => command.env_remove("TASK_DEADLINE"),
     };
-    match ended {
-        Some(status) if status.success() => Ok(End::Exited(status)),
-        Some(status) => Ok(failed(status, stopping).await),
-        None => {
-            group.signal(Signal::SIGTERM);
-            if timeout(POLITE, child.wait()).await.is_err() {
-                group.signal(Signal::SIGKILL);
-                child.wait().await?;
-            }
-            Ok(End::TimedOut)
+    Ok(command)
+}
+
+/// The command's arguments, with the text in its place.
+fn arguments(settings: &Settings, text: &str) -> Result<Vec<OsString>, NotBegun> {
+    let (_, given) = settings.words();
+    if settings.input != Input::Argument {
+        return Ok(given.to_vec());
+    }
+    if text.contains('\0') {
+        return Err(NotBegun::Text("there is a NUL in it; use task.input = \"stdin\""));
+    }
+    if text.len() > ARGUMENT_MAX {
+        return Err(NotBegun::Text("it is longer than 120 KiB; use task.input = \"stdin\""));
+    }
+    let mut words = given.to_vec();
+    if !words.iter().any(|word| word == TEXT) {
+        words.push(TEXT.into());
+    }
+    for at in (0..words.len()).filter(|at| words[*at] == TEXT).collect::<Vec<_>>() {
+        let ended = at > 0 && words[at - 1] == "--";
+        if text.starts_with('-') && !ended {
+            return Err(NotBegun::Text(
+                "it begins with a dash and would be read as an option; put the word \"--\" before \
+                 {task} in the command, if the program knows it, or send a text that begins otherwise",
+            ));
         }
+        words[at] = text.into();
+    }
+    Ok(words)
+}
+
+/// Waits for the command, at most until a bound is reached.
+async fn wait(process: &mut Process, mut bounds: Bounds) -> io::Result<Option<Cut>> {
+    let cut = tokio::select! {
+        ended = process.exited() => return ended.map(|()| None),
+        cut = bounds.reached() => cut,
+    };
+    let grace = if cut == Cut::Stopped {
+        STOP_GRACE
+    } else {
+        process.signal(Signal::SIGTERM);
+        POLITE
+    };
+    match timeout(grace, process.exited()).await {
+        // It ended by itself in the time that a stop leaves it.
+        Ok(ended) if cut == Cut::Stopped => ended.map(|()| None),
+        Ok(ended) => ended.map(|()| Some(cut)),
+        Err(_) => Ok(Some(cut)),
     }
 }
 
 /// A failure while the agent stops is the stop's doing, not the task's: systemd signals every process
 /// of a unit at once, and the command's death can be seen before our own signal.
-async fn failed(status: ExitStatus, mut stop: watch::Receiver<bool>) -> End {
+async fn judge(status: ExitStatus, mut stop: watch::Receiver<bool>) -> End {
+    if status.success() {
+        return End::Exited(status);
+    }
     if status.signal() == Some(Signal::SIGTERM as i32) {
-        let _ = timeout(Duration::from_millis(200), stopped(&mut stop)).await;
+        let _ = timeout(Duration::from_millis(200), said(&mut stop)).await;
     }
-    if *stop.borrow() { End::Stopped } else { End::Exited(status) }
-}
-
-/// Returns when the agent has to stop, and never if nobody can say so any more.
-pub async fn stopped(stop: &mut watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    if *stop.borrow() { End::Cut(Cut::Stopped) } else { End::Exited(status) }
 }
 
 /// Writes the task's text; a command that does not read it is no error.
-async fn feed(stdin: Option<ChildStdin>, text: Vec<u8>) {
-    if let Some(mut stdin) = stdin {
-        let _ = stdin.write_all(&text).await;
-        let _ = stdin.shutdown().await;
-    }
+async fn feed(mut stdin: ChildStdin, text: Vec<u8>) {
+    let _ = stdin.write_all(&text).await;
+    let _ = stdin.shutdown().await;
 }
 
 #[derive(Clone, Default)]
@@ -206,95 +212,61 @@ async fn capture(mut from: impl AsyncRead + Unpin, limit: usize, to: &watch::Sen
     }
 }
 
-/// Passes standard error on, line by line, with the task's name.
-async fn relay(stderr: Option<ChildStderr>, task: TaskId) {
-    let Some(stderr) = stderr else { return };
-    let mut reader = BufReader::new(stderr);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = (&mut reader).take(LINE as u64).read_until(b'\n', &mut line).await;
-        match read {
-            Ok(n) if n > 0 => {
-                let text = String::from_utf8_lossy(&line);
-                log::command(&format!("task {task}: {}", text.trim_end()));
-            }
-            _ => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn settings(command: &[&str]) -> Settings {
-        Settings {
-            id: crate::names::AgentId::parse("a").unwrap(),
-            url: String::new(),
-            user: String::new(),
-            password: String::new(),
-            shared: PathBuf::new(),
-            timeout: Duration::from_secs(20),
-            output_limit: 100,
-            parallel: 1,
-            attempts: 1,
-            command: command.iter().map(Into::into).collect(),
-            tools: None,
-        }
+    fn bounds(
+        limit: u64,
+        deadline: Option<Timestamp>,
+    ) -> (watch::Sender<bool>, watch::Sender<bool>, Bounds) {
+        let (cancel, cancelled) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let limit = Duration::from_secs(limit);
+        (cancel, stop, Bounds::new(limit, deadline, cancelled, stopped))
     }
 
-    async fn run_it(settings: Settings, text: &str, stop: watch::Receiver<bool>) -> Outcome {
+    fn soon(ms: i64) -> Timestamp {
+        Timestamp::now().checked_add(jiff::SignedDuration::from_millis(ms)).unwrap()
+    }
+
+    async fn run_with(
+        settings: Settings,
+        text: &str,
+        bounds: Bounds,
+        environment: &[(&str, &str)],
+        deadline: Option<Timestamp>,
+    ) -> Result<Outcome, NotBegun> {
         let dir = tempfile::tempdir().unwrap();
         let task = TaskId::parse("t").unwrap();
+        let environment =
+            environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let job = Job {
             settings: &settings,
             task: &task,
             attempt: 3,
             text: text.to_owned(),
             dir: dir.path().to_owned(),
+            deadline,
+            environment,
+            bounds,
         };
-        run(job, stop).await.unwrap()
+        run(job).await
     }
 
-    fn go_on() -> (watch::Sender<bool>, watch::Receiver<bool>) {
-        watch::channel(false)
+    async fn run_it(settings: Settings, text: &str) -> Outcome {
+        let (_cancel, _stop, bounds) = bounds(20, None);
+        run_with(settings, text, bounds, &[], None).await.unwrap()
     }
 
-    #[tokio::test]
-    async fn the_text_goes_in_and_the_output_comes_out() {
-        let (_keep, stop) = go_on();
-        let outcome =
-            run_it(settings(&["/bin/sh"]), "echo $TASK_ID $TASK_ATTEMPT; exit 3", stop).await;
-        assert_eq!(outcome.output, b"t 3\n");
-        assert!(matches!(outcome.end, End::Exited(s) if s.code() == Some(3)), "{outcome:?}");
+    fn shell(script: &str) -> Settings {
+        Settings::of(&["/bin/sh", "-c", script])
     }
 
-    #[tokio::test]
-    async fn endless_output_and_unread_input_are_bounded() {
-        let (_keep, stop) = go_on();
-        let text = "x".repeat(1 << 20);
-        let endless = settings(&["/bin/sh", "-c", "head -c 5000000 /dev/zero"]);
-        let outcome = run_it(endless, &text, stop).await;
-        assert_eq!((outcome.output.len(), outcome.truncated), (100, true));
-        assert!(matches!(outcome.end, End::Exited(s) if s.success()), "{outcome:?}");
-    }
-
-    #[tokio::test]
-    async fn a_task_out_of_time_dies_with_all_its_processes() {
-        let (_keep, stop) = go_on();
-        let dir = tempfile::tempdir().unwrap();
-        let pids = dir.path().join("pids");
-        let script = format!(
-            "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> {0}; sleep 60' & echo $$ >> {0}; wait; sleep 60",
-            pids.display()
-        );
-        let mut slow = settings(&["/bin/sh", "-c", &script]);
-        slow.timeout = Duration::from_secs(1);
-        let outcome = run_it(slow, "", stop).await;
-        assert_eq!(outcome.end, End::TimedOut);
+    /// Nobody whose number was written to the file lives.
+    fn dead(pids: &std::path::Path, count: usize) {
         let pids = std::fs::read_to_string(pids).unwrap();
-        assert_eq!(pids.lines().count(), 2, "both processes were there: {pids}");
+        assert_eq!(pids.lines().count(), count, "all processes were there: {pids}");
         for pid in pids.lines() {
             let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             assert!(state.is_empty() || state.contains(") Z "), "process {pid} lives: {state}");
@@ -302,43 +274,126 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_that_outlives_the_command_does_not_hold_the_result() {
-        let (_keep, stop) = go_on();
-        let begun = std::time::Instant::now();
-        let outcome = run_it(settings(&["/bin/sh", "-c", "sleep 60 & echo ok"]), "", stop).await;
+    async fn the_text_goes_in_and_the_output_comes_out() {
+        let outcome =
+            run_it(Settings::of(&["/bin/sh"]), "echo $TASK_ID $TASK_ATTEMPT; exit 3").await;
+        assert_eq!(outcome.output, b"t 3\n");
+        assert!(matches!(outcome.end, End::Exited(s) if s.code() == Some(3)), "{outcome:?}");
+        assert!(outcome.usage.unwrap().memory_peak > 0);
+    }
+
+    #[tokio::test]
+    async fn the_command_knows_its_task() {
+        let (_cancel, _stop, bounds) = bounds(20, Some(soon(4500)));
+        let deadline = "2030-01-02T03:04:05Z".parse().unwrap();
+        let script = "pwd; echo $TASK_FOLDER; echo $TASK_TIMEOUT $TASK_DEADLINE $MINE; env | grep -c -e NATS -e FLOCK";
+        let outcome =
+            run_with(shell(script), "", bounds, &[("MINE", "a b")], Some(deadline)).await.unwrap();
+        let output = String::from_utf8(outcome.output).unwrap();
+        let lines: Vec<_> = output.lines().collect();
+        assert_eq!(lines[0], lines[1]);
+        assert_eq!(lines[2..], ["5 2030-01-02T03:04:05Z a b", "0"]);
+    }
+
+    #[tokio::test]
+    async fn a_text_can_be_an_argument() {
+        let mut settings = Settings::of(&["/bin/echo", "a", "{task}", "b"]);
+        settings.input = Input::Argument;
+        assert_eq!(run_it(settings.clone(), "x  $y").await.output, b"a x  $y b\n");
+        settings.command = ["/bin/cat", "--", "{task}"].map(Into::into).to_vec();
+        let outcome = run_it(settings.clone(), "-n").await;
+        assert!(
+            matches!(outcome.end, End::Exited(s) if !s.success()),
+            "a file, no option: {outcome:?}"
+        );
+        settings.command = ["/usr/bin/wc", "-c"].map(Into::into).to_vec();
+        let long = "x".repeat(ARGUMENT_MAX);
+        for (text, why) in [("a\0b", "NUL"), ("-x", "dash"), (&format!("{long}x"), "120 KiB")] {
+            let (_cancel, _stop, bounds) = bounds(20, None);
+            let error = run_with(settings.clone(), text, bounds, &[], None).await.unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+        settings.command =
+            ["/bin/sh", "-c", "echo \"${#1} $(cat | wc -c)\"", "sh"].map(Into::into).to_vec();
+        assert_eq!(run_it(settings, &long).await.output, b"122880 0\n", "and nothing on stdin");
+    }
+
+    #[tokio::test]
+    async fn endless_output_and_unread_input_are_bounded() {
+        let text = "x".repeat(1 << 20);
+        let outcome = run_it(shell("head -c 5000000 /dev/zero"), &text).await;
+        assert_eq!((outcome.output.len(), outcome.truncated), (100, true));
+        assert!(matches!(outcome.end, End::Exited(s) if s.success()), "{outcome:?}");
+        let outcome = run_it(shell("exec <&-; sleep 0.2; echo ok"), &text).await;
         assert_eq!(outcome.output, b"ok\n");
-        let (_keep, stop) = go_on();
-        let fled = settings(&["/bin/sh", "-c", "setsid sleep 5 & echo ok"]);
-        assert_eq!(run_it(fled, "", stop).await.output, b"ok\n");
+        let outcome = run_it(shell("wc -c"), &text).await;
+        assert_eq!(outcome.output, b"1048576\n");
+        let begun = std::time::Instant::now();
+        let outcome = run_it(shell("yes | head -n 2000000 >&2; echo ok"), "").await;
+        assert_eq!(outcome.output, b"ok\n", "a flood on standard error");
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    #[tokio::test]
+    async fn a_task_out_of_time_dies_with_all_its_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script = format!(
+            "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> {0}; sleep 60' & echo $$ >> {0}; wait; sleep 60",
+            pids.display()
+        );
+        let (_cancel, _stop, bounds) = bounds(1, None);
+        let outcome = run_with(shell(&script), "", bounds, &[], None).await.unwrap();
+        assert_eq!(outcome.end, End::Cut(Cut::TimedOut(Duration::from_secs(1))));
+        dead(&pids, 2);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_and_a_cancel_end_a_task() {
+        let begun = std::time::Instant::now();
+        let script = "echo half; sleep 60";
+        let (_cancel, _stop, at_deadline) = bounds(20, Some(soon(300)));
+        let outcome = run_with(shell(script), "", at_deadline, &[], None).await.unwrap();
+        assert_eq!((outcome.end, outcome.output), (End::Cut(Cut::Expired), b"half\n".to_vec()));
+        let (cancel, _stop, cancelled) = bounds(20, None);
+        let run = run_with(shell(script), "", cancelled, &[], None);
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            cancel.send(true).unwrap();
+        };
+        let (outcome, ()) = tokio::join!(run, later);
+        assert_eq!(outcome.unwrap().end, End::Cut(Cut::Cancelled));
+        assert!(begun.elapsed() < Duration::from_secs(3), "TERM was enough");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_outlives_the_command_does_not_hold_the_result() {
+        let begun = std::time::Instant::now();
+        assert_eq!(run_it(shell("sleep 60 & echo ok"), "").await.output, b"ok\n");
+        assert_eq!(run_it(shell("setsid sleep 5 & echo ok"), "").await.output, b"ok\n");
         assert!(begun.elapsed() < Duration::from_secs(4));
     }
 
     #[tokio::test]
     async fn a_stop_leaves_the_task_unfinished_unless_it_ends_well() {
-        let (say, stop) = go_on();
-        let (slow, quick) = (settings(&["/bin/sh", "-c", "sleep 60"]), settings(&["sleep", "1"]));
-        let (slow, quick) = (run_it(slow, "", stop.clone()), run_it(quick, "", stop));
+        let (_cancel, say, bounds) = bounds(20, None);
+        let slow = run_with(shell("sleep 60"), "", bounds.clone(), &[], None);
+        let quick = run_with(Settings::of(&["sleep", "1"]), "", bounds, &[], None);
         let later = async {
-            sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
             say.send(true).unwrap();
         };
         let (slow, quick, ()) = tokio::join!(slow, quick, later);
-        assert_eq!(slow.end, End::Stopped);
+        assert_eq!(slow.unwrap().end, End::Cut(Cut::Stopped));
+        let quick = quick.unwrap();
         assert!(matches!(quick.end, End::Exited(s) if s.success()), "{quick:?}");
     }
 
     #[tokio::test]
     async fn a_command_that_is_not_there_is_an_error() {
-        let (_keep, stop) = go_on();
-        let settings = settings(&["/nonexistent"]);
-        let task = TaskId::parse("t").unwrap();
-        let job = Job {
-            settings: &settings,
-            task: &task,
-            attempt: 1,
-            text: String::new(),
-            dir: "/".into(),
-        };
-        assert_eq!(run(job, stop).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let (_cancel, _stop, bounds) = bounds(20, None);
+        let error =
+            run_with(Settings::of(&["/nonexistent"]), "", bounds, &[], None).await.unwrap_err();
+        assert!(error.to_string().contains("/nonexistent"), "{error}");
     }
 }

@@ -166,9 +166,10 @@ impl Link {
     }
 
     /// Publishes a heartbeat.
-    pub async fn heartbeat(&self, running: u32, parallel: u32) {
+    pub async fn heartbeat(&self, tasks: Vec<String>, parallel: u32) {
         let agent = self.id.to_string();
-        let beat = Heartbeat { agent, at: Timestamp::now(), running, parallel, tasks: Vec::new() };
+        let running = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        let beat = Heartbeat { agent, at: Timestamp::now(), running, parallel, tasks };
         self.say(subject::heartbeat(&self.id), &beat).await;
     }
 
@@ -185,6 +186,14 @@ impl Link {
     /// When the connection is closed for good.
     pub async fn broadcasts(&self) -> Result<Subscriber, String> {
         self.client.subscribe(subject::BROADCAST).await.map_err(|e| e.to_string())
+    }
+
+    /// What flock says to this agent alone.
+    ///
+    /// # Errors
+    /// When the connection is closed for good.
+    pub async fn control(&self) -> Result<Subscriber, String> {
+        self.client.subscribe(subject::control(&self.id)).await.map_err(|e| e.to_string())
     }
 
     /// Sends what is still in our buffers, if the server takes it soon.

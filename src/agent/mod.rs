@@ -1,22 +1,38 @@
 //! `flock-agent`: turns any command into an agent. It runs inside the agent's sandbox, as its user.
 //!
-//! For each task: the command gets the text on standard input, its standard output becomes the
-//! result, the result becomes a file and a message, and only then is the task acknowledged. So a
-//! task whose agent dies in between comes again.
+//! For each task: the command gets the text, what it answers becomes the result, the result becomes a
+//! file and a message, and only then is the task acknowledged. So a task whose agent dies in between
+//! comes again.
 //!
 //! - [`settings`]: what the environment and the command line say
 //! - [`link`]: the connection, and what is said on it
 //! - [`worker`]: takes tasks, several at once, and sees each through to its acknowledgement
-//! - [`job`]: one run of the command, bounded in time and output
+//! - [`register`]: which tasks are in progress, and which were cancelled
+//! - [`bounds`]: what ends a task that does not end by itself
+//! - [`process`]: a command with its group: started, watched, ended, measured
+//! - [`job`]: one run of the command for one task
+//! - [`session`], [`protocol`]: a command that lives on and speaks lines of JSON
+//! - [`outcome`]: how a task ended, and what its result says of it
+//! - [`relay`]: what the command says besides, as lines of the journal
 //! - [`store`]: folders and result files of tasks
 //! - [`tools`]: which programs the command may use, and who decides
 //! - [`log`]: lines for the journal
 //!
+//! A line of the journal that is about a task begins with `task <id>:`, the command's own words
+//! included, so no command can speak for the task of another.
+//!
 //! It is trusted with nothing: whatever it reports, the bus and the host hold the boundary.
 
+pub mod bounds;
 pub mod job;
 pub mod link;
 pub mod log;
+pub mod outcome;
+pub mod process;
+pub mod protocol;
+pub mod register;
+pub mod relay;
+pub mod session;
 pub mod settings;
 pub mod store;
 pub mod tools;

@@ -2,9 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
-
-use tokio::process::Command;
 
 use super::tools::Tools;
 use crate::names::AgentId;
@@ -31,10 +30,25 @@ pub struct Settings {
     pub parallel: u32,
     /// How often a task is begun before the agent gives it up.
     pub attempts: u64,
-    /// The command, run once for each task.
+    /// How many folders and results of tasks stay.
+    pub keep: usize,
+    /// How the command gets its tasks.
+    pub input: Input,
+    /// The command.
     pub command: Vec<OsString>,
     /// Which programs the command may use; none means that nothing watches over them.
     pub tools: Option<Tools>,
+}
+
+/// How the command gets its tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Run for each, with the text on standard input.
+    Stdin,
+    /// Run for each, with the text as an argument.
+    Argument,
+    /// Run once, with a line of JSON for each.
+    JsonLines,
 }
 
 /// What is wrong with the environment.
@@ -77,6 +91,15 @@ impl Settings {
         let id = need("AGENT_ID")?;
         let id = AgentId::parse(&id)
             .map_err(|e| BadSettings { name: "AGENT_ID", why: format!("is wrong: {e}") })?;
+        let input = match get("FLOCK_TASK_INPUT").as_deref() {
+            None | Some("stdin") => Input::Stdin,
+            Some("argument") => Input::Argument,
+            Some("json-lines") => Input::JsonLines,
+            Some(other) => {
+                let why = format!("is {other:?}, not stdin, argument or json-lines");
+                return Err(BadSettings { name: "FLOCK_TASK_INPUT", why });
+            }
+        };
         let output_limit = number("FLOCK_TASK_OUTPUT_LIMIT", 1 << 20, 1, 1 << 30)?;
         let tools = match get(RULES_VARIABLE) {
             None => None,
@@ -96,7 +119,9 @@ impl Settings {
             shared: need("SHARED_DIR")?.into(),
             timeout: Duration::from_secs(number("FLOCK_TASK_TIMEOUT", 600, 1, 31_536_000)?),
             output_limit: usize::try_from(output_limit).unwrap_or(usize::MAX),
-            parallel: u32::try_from(number("FLOCK_TASK_PARALLEL", 2, 1, 64)?).unwrap_or(1),
+            parallel: u32::try_from(number("FLOCK_TASK_PARALLEL", 2, 1, 1024)?).unwrap_or(1),
+            keep: usize::try_from(number("FLOCK_TASK_KEEP", 100, 1, 100_000)?).unwrap_or(1),
+            input,
             attempts: number("FLOCK_TASK_ATTEMPTS", 5, 1, 1000)?,
             command: if command.is_empty() { vec!["/bin/sh".into()] } else { command },
             tools,
@@ -122,10 +147,17 @@ impl Settings {
         }
         command
     }
+
+    /// The command's program and its further words.
+    #[must_use]
+    pub fn words(&self) -> (&OsStr, &[OsString]) {
+        // Settings never hold an empty command.
+        self.command.split_first().map_or((OsStr::new(""), &[]), |(first, rest)| (first, rest))
+    }
 }
 
 /// Variables that are the agent's own and not its command's.
-pub const PRIVATE: [&str; 8] = [
+pub const PRIVATE: [&str; 10] = [
     "NATS_URL",
     "NATS_USER",
     "NATS_PASSWORD",
@@ -133,8 +165,32 @@ pub const PRIVATE: [&str; 8] = [
     "FLOCK_TASK_OUTPUT_LIMIT",
     "FLOCK_TASK_PARALLEL",
     "FLOCK_TASK_ATTEMPTS",
+    "FLOCK_TASK_INPUT",
+    "FLOCK_TASK_KEEP",
     RULES_VARIABLE,
 ];
+
+#[cfg(test)]
+impl Settings {
+    /// Settings for a test of this command: small bounds, no bus.
+    pub fn of(command: &[&str]) -> Self {
+        Self {
+            id: AgentId::parse("a").unwrap(),
+            url: String::new(),
+            user: String::new(),
+            password: String::new(),
+            shared: PathBuf::new(),
+            timeout: Duration::from_secs(20),
+            output_limit: 100,
+            parallel: 1,
+            attempts: 1,
+            keep: 100,
+            input: Input::Stdin,
+            command: command.iter().map(Into::into).collect(),
+            tools: None,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -173,6 +229,8 @@ mod tests {
             ("NATS_PASSWORD", None),
             ("FLOCK_TASK_PARALLEL", Some("0")),
             ("FLOCK_TASK_PARALLEL", Some("-1")),
+            ("FLOCK_TASK_INPUT", Some("args")),
+            ("FLOCK_TASK_KEEP", Some("0")),
             ("FLOCK_TASK_TIMEOUT", Some("10min")),
             ("FLOCK_TASK_OUTPUT_LIMIT", Some("99999999999999999999")),
         ] {

@@ -1,31 +1,36 @@
 //! Takes tasks from the bus, several at once, and sees each through to its acknowledgement.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Message;
-use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 
-use super::job::{self, End, Job, Outcome, stopped};
+use super::bounds::{Bounds, said};
+use super::job::{self, Job};
 use super::link::{Link, Verdict};
 use super::log;
-use super::settings::Settings;
+use super::outcome::{Outcome, also, shorten};
+use super::protocol::Request;
+use super::register::{Place, Register, Turn};
+use super::session::Session;
+use super::settings::{Input, Settings};
 use super::store::Store;
 use super::tools;
-use crate::bus::message::{self, OUTPUT_IN_MESSAGE, Status, Task, TaskId, TaskResult};
-use crate::bus::streams::ACK_WAIT;
+use crate::bus::message::{self, Status, Task, TaskId, TaskResult};
+use crate::bus::{environment, streams};
 
-/// Between two heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Heartbeats, broadcasts and cancels.
+mod talk;
+
 /// Between two reports that a task is being worked on: two may be lost before it is given away.
-const WORKING: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
+const WORKING: Duration = Duration::from_secs(streams::ACK_WAIT.as_secs() / 3);
 /// Between two attempts to hand in a result, or to ask for a task after an error.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long handing in a result may still take when the agent has to stop.
@@ -36,7 +41,11 @@ struct Worker {
     settings: Settings,
     link: Link,
     store: Store,
-    running: AtomicU32,
+    register: Register,
+    /// The command, if it lives on.
+    session: Option<Session>,
+    /// What could not be removed last time: the same again is not said again.
+    litter: Mutex<Vec<String>>,
     stop: watch::Receiver<bool>,
 }
 
@@ -51,40 +60,69 @@ struct Delivery {
 /// Works until SIGTERM or SIGINT. Tasks that are not done by then go back to the bus.
 ///
 /// # Errors
-/// When signals cannot be caught.
-pub async fn run(settings: Settings) -> std::io::Result<()> {
-    let mut stop = catch_signals()?;
+/// When signals cannot be caught, and when a command that is to live on cannot be started.
+pub async fn run(settings: Settings) -> io::Result<()> {
+    let (say, mut stop) = watch::channel(false);
+    let say = Arc::new(say);
+    catch_signals(Arc::clone(&say))?;
     let link = tokio::select! {
         link = Link::connect(&settings) => link,
-        () = stopped(&mut stop) => return Ok(()),
+        () = said(&mut stop) => return Ok(()),
     };
     tools::serve(&settings, &link)?;
-    let store = Store::new(&settings.shared, &settings.id);
-    let running = AtomicU32::new(0);
-    let worker = Arc::new(Worker { settings, link, store, running, stop });
-    worker.link.event("started", None, None).await;
-    let beats = tokio::spawn(heartbeats(Arc::clone(&worker)));
-    let news = tokio::spawn(broadcasts(Arc::clone(&worker)));
-    take_tasks(&worker).await;
-    worker.link.event("stopping", None, None).await;
-    beats.abort();
-    news.abort();
-    worker.link.clone().close().await;
+    let store = Store::new(&settings.shared, &settings.id, settings.output_limit);
+    let (session, keeper) = match settings.input {
+        Input::JsonLines => keep(&settings, &store, &say),
+        Input::Stdin | Input::Argument => (None, None),
+    };
+    let (register, litter) = (Register::default(), Mutex::default());
+    let worker = Worker { settings, link, store, register, session, litter, stop };
+    at_work(Arc::new(worker)).await;
+    if let Some(keeper) = keeper {
+        keeper.await.map_err(io::Error::other)??;
+    }
     log::info("stopped");
     Ok(())
 }
 
-fn catch_signals() -> std::io::Result<watch::Receiver<bool>> {
+/// Starts the command that lives on. Its end ends the agent.
+fn keep(
+    settings: &Settings,
+    store: &Store,
+    say: &Arc<watch::Sender<bool>>,
+) -> (Option<Session>, Option<JoinHandle<io::Result<()>>>) {
+    let (session, keeper) = Session::new(settings.clone(), say.subscribe());
+    let (home, say) = (store.home().to_owned(), Arc::clone(say));
+    let keeper = tokio::spawn(async move {
+        let ended = keeper.run(&home).await;
+        say.send_replace(true);
+        ended
+    });
+    (Some(session), Some(keeper))
+}
+
+async fn at_work(worker: Arc<Worker>) {
+    worker.link.event("started", None, None).await;
+    let mut talks = JoinSet::new();
+    talks.spawn(talk::heartbeats(Arc::clone(&worker)));
+    talks.spawn(talk::broadcasts(Arc::clone(&worker)));
+    talks.spawn(talk::control(Arc::clone(&worker)));
+    take_tasks(&worker).await;
+    worker.link.event("stopping", None, None).await;
+    talks.abort_all();
+    worker.link.clone().close().await;
+}
+
+fn catch_signals(say: Arc<watch::Sender<bool>>) -> io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (say, stop) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         log::info("asked to stop: no new tasks");
-        // Without receivers there is nothing to stop; this task keeps the sender for them.
-        let _ = say.send(true);
+        say.send_replace(true);
+        // Without a sender nobody could be told any more.
         std::future::pending::<()>().await;
     });
-    Ok(stop)
+    Ok(())
 }
 
 async fn take_tasks(worker: &Arc<Worker>) {
@@ -103,7 +141,7 @@ async fn take_tasks(worker: &Arc<Worker>) {
             next = worker.link.next_task() => next,
             // The server forgets who asked when the connection is lost.
             Ok(()) = connects.changed() => continue,
-            () = stopped(&mut stop) => break,
+            () = said(&mut stop) => break,
         };
         while jobs.try_join_next().is_some() {}
         match next {
@@ -128,29 +166,6 @@ async fn take_tasks(worker: &Arc<Worker>) {
     while jobs.join_next().await.is_some() {}
 }
 
-async fn heartbeats(worker: Arc<Worker>) {
-    let mut ticks = interval(HEARTBEAT);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut connects = worker.link.connects();
-    loop {
-        tokio::select! { _ = ticks.tick() => {}, Ok(()) = connects.changed() => {} }
-        let running = worker.running.load(Ordering::Relaxed);
-        worker.link.heartbeat(running, worker.settings.parallel).await;
-    }
-}
-
-async fn broadcasts(worker: Arc<Worker>) {
-    let mut news = match worker.link.broadcasts().await {
-        Ok(news) => news,
-        Err(e) => return log::error(&format!("listen to broadcasts: {e}")),
-    };
-    while let Some(message) = news.next().await {
-        let text: String = String::from_utf8_lossy(&message.payload).chars().take(1000).collect();
-        log::info(&format!("broadcast: {text}"));
-        worker.link.event("broadcast", None, Some(text)).await;
-    }
-}
-
 impl Worker {
     /// One task from its message to its acknowledgement.
     async fn handle(&self, message: &Message) {
@@ -161,50 +176,85 @@ impl Worker {
                 let _ = self.link.verdict(message, Verdict::Working).await;
             }
         };
-        self.running.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             () = alive => {}
-            () = self.see_through(message, &delivery) => {}
+            () = self.read(message, &delivery) => {}
         }
-        self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
-    async fn see_through(&self, message: &Message, delivery: &Delivery) {
-        let task: Task = match message::parse(&message.payload) {
-            Ok(task) => task,
+    /// Reads the task; one that is no task is refused.
+    async fn read(&self, message: &Message, delivery: &Delivery) {
+        let read = message::parse::<Task>(&message.payload).map_err(|e| e.to_string());
+        let checked = read.and_then(|task| match environment::check(&task.environment) {
+            Ok(()) => Ok(task),
+            Err(e) => Err(e.to_string()),
+        });
+        match checked {
+            Ok(task) => self.enter(message, delivery, task).await,
             Err(e) => {
                 let id = message::salvage_id(&message.payload)
                     .or_else(|| TaskId::parse(&format!("unnamed-{}", delivery.sequence)).ok());
                 let Some(id) = id else { return };
-                log::warning(&format!("task {id} is refused: {e}"));
-                let result = self.blank(&id, delivery.count, Status::Refused, &e.to_string());
-                return self.hand_in(message, &id, result, Verdict::Never).await;
+                log::warning(&format!("task {id}: refused: {e}"));
+                let result = self.blank(&id, delivery.count, Status::Refused, &e);
+                self.hand_in(message, &id, result, Verdict::Never).await;
             }
-        };
+        }
+    }
+
+    /// Waits for the task's turn: none runs twice at once here, however often it comes.
+    async fn enter(&self, message: &Message, delivery: &Delivery, task: Task) {
+        loop {
+            match self.register.enter(&task.id, delivery.sequence) {
+                Turn::Now(place) => {
+                    self.see_through(message, delivery, task, &place).await;
+                    return self.tidy(place).await;
+                }
+                Turn::Already => {
+                    return log::warning(&format!("task {}: it came again while it runs", task.id));
+                }
+                Turn::After(mut other) => {
+                    log::warning(&format!("task {}: it waits for its other copy", task.id));
+                    while other.changed().await.is_ok() {}
+                }
+            }
+        }
+    }
+
+    async fn see_through(
+        &self,
+        message: &Message,
+        delivery: &Delivery,
+        task: Task,
+        place: &Place<'_>,
+    ) {
         let id = task.id.clone();
         let attempt = task.attempt.saturating_add(delivery.count - 1);
         if let Some(result) = self.store.load(&id).filter(|old| old.attempt >= Some(task.attempt)) {
             // The agent died between writing the result and acknowledging the task.
-            log::info(&format!("task {id} was done before; its result is handed in again"));
+            log::info(&format!("task {id}: was done before; its result is handed in again"));
             return self.hand_in(message, &id, result, Verdict::Done).await;
         }
         if let Some((status, why)) = self.reason_not_to(&task, attempt) {
-            log::warning(&format!("task {id} is not begun: {why}"));
+            log::warning(&format!("task {id}: not begun: {why}"));
             let result = self.blank(&id, attempt, status, &why);
             return self.hand_in(message, &id, result, Verdict::Never).await;
         }
-        log::info(&format!("task {id} begins (attempt {attempt})"));
-        self.link.event("task-started", Some(id.as_str()), None).await;
-        match self.work(task, attempt).await {
-            Some(result) => self.hand_in(message, &id, result, Verdict::Done).await,
-            None => {
-                log::info(&format!("task {id} is not done; it goes back to the bus"));
+        log::info(&format!("task {id}: begins (attempt {attempt})"));
+        self.link.event("task-started", Some(id.as_str()), Some(attempt.to_string())).await;
+        match self.work(task, attempt, place).await {
+            Ok(result) => self.hand_in(message, &id, result, Verdict::Done).await,
+            Err(why) => {
+                log::info(&format!("task {id}: not done, it goes back to the bus: {why}"));
                 let _ = self.link.verdict(message, Verdict::Again).await;
             }
         }
     }
 
     fn reason_not_to(&self, task: &Task, attempt: u64) -> Option<(Status, String)> {
+        if self.register.is_cancelled(&task.id) {
+            return Some((Status::Cancelled, "cancelled before it was begun".to_owned()));
+        }
         if task.deadline.is_some_and(|deadline| deadline < Timestamp::now()) {
             return Some((Status::Expired, "its deadline has passed".to_owned()));
         }
@@ -214,32 +264,56 @@ impl Worker {
         })
     }
 
-    /// Runs the command; `None` when the agent had to stop before it was done.
-    async fn work(&self, task: Task, attempt: u64) -> Option<TaskResult> {
-        let started = Timestamp::now();
-        let failed = |why: String| {
-            let mut result = self.blank(&task.id, attempt, Status::Failed, &why);
-            (result.started, result.finished) = (Some(started), Some(Timestamp::now()));
-            Some(result)
-        };
-        let dir = match self.store.task_dir(&task.id) {
-            Ok(dir) => dir,
-            Err(e) => return failed(format!("make the task's folder: {e}")),
-        };
-        let job = Job { settings: &self.settings, task: &task.id, attempt, text: task.text, dir };
-        match job::run(job, self.stop.clone()).await {
-            Err(e) => {
-                let program = Path::new(&self.settings.command[0]).display();
-                failed(format!("start the command {program}: {e}"))
-            }
-            Ok(Outcome { end: End::Stopped, .. }) => None,
-            Ok(outcome) => {
-                let mut result = self.blank(&task.id, attempt, Status::Done, "");
-                (result.started, result.finished) = (Some(started), Some(Timestamp::now()));
-                describe(&mut result, outcome, self.settings.timeout);
-                Some(result)
-            }
+    /// Has the command do the task. An error is why it has to go back to the bus.
+    async fn work(
+        &self,
+        task: Task,
+        attempt: u64,
+        place: &Place<'_>,
+    ) -> Result<TaskResult, String> {
+        let mut result = self.blank(&task.id, attempt, Status::Done, "");
+        result.started = Some(Timestamp::now());
+        match self.run(task, attempt, place).await {
+            Ok(outcome) => match outcome.back() {
+                Some(why) => return Err(why.to_owned()),
+                None => outcome.describe(&mut result),
+            },
+            Err(why) => (result.status, result.reason) = (Status::Failed, Some(why)),
         }
+        result.finished = Some(Timestamp::now());
+        Ok(result)
+    }
+
+    async fn run(&self, task: Task, attempt: u64, place: &Place<'_>) -> Result<Outcome, String> {
+        let Task { id, text, deadline, environment, .. } = task;
+        let dir = self.store.task_dir(&id).map_err(|e| format!("make the task's folder: {e}"))?;
+        let (timeout, stop) = (self.settings.timeout, self.stop.clone());
+        let bounds = Bounds::new(timeout, deadline, place.cancel.clone(), stop);
+        if let Some(session) = &self.session {
+            let (folder, environment) = (dir.as_path(), &environment);
+            let request = Request { id: &id, text: &text, attempt, deadline, folder, environment };
+            return Ok(session.run(&request, bounds).await);
+        }
+        let settings = &self.settings;
+        let job = Job { settings, task: &id, attempt, text, dir, deadline, environment, bounds };
+        job::run(job).await.map_err(|e| e.to_string())
+    }
+
+    /// Gives the task's place back and removes what is too old to be kept.
+    async fn tidy(&self, place: Place<'_>) {
+        drop(place);
+        let running: BTreeSet<String> =
+            self.register.running().into_iter().map(String::from).collect();
+        let (store, keep) = (self.store.clone(), self.settings.keep);
+        // Not here: a task can leave many files, and heartbeats go on meanwhile.
+        let pruned = tokio::task::spawn_blocking(move || store.prune(keep, &running)).await;
+        let trouble = pruned.unwrap_or_default();
+        let mut last = self.litter.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(first), true) = (trouble.first(), trouble != *last) {
+            let more = trouble.len() - 1;
+            log::warning(&format!("remove what old tasks left: {first} (and {more} more)"));
+        }
+        *last = trouble;
     }
 
     /// Writes the result, publishes it, and only then says the last word about the task.
@@ -247,7 +321,8 @@ impl Worker {
         let path = self.store.result_path(id.as_str());
         result.result_path = Some(path.display().to_string());
         if let Err(e) = self.store.save(id, &result) {
-            log::error(&format!("write the result {}: {e}", path.display()));
+            log::error(&format!("task {id}: write the result {}: {e}", path.display()));
+            also(&mut result, &format!("its file could not be written: {e}"));
             result.result_path = None;
         }
         let status = result.status;
@@ -256,7 +331,7 @@ impl Worker {
         let publish = self.publish(&result);
         let published = tokio::select! {
             () = publish => true,
-            () = async { stopped(&mut stop).await; sleep(LAST_WORD).await } => false,
+            () = async { said(&mut stop).await; sleep(LAST_WORD).await } => false,
         };
         if !published {
             // Not acknowledged: it comes again, and the file above is found then.
@@ -266,7 +341,7 @@ impl Worker {
         if let Ok(Err(e)) = said {
             log::warning(&format!("task {id}: the acknowledgement is in doubt: {e}"));
         }
-        log::info(&format!("task {id} ends: {status}"));
+        log::info(&format!("task {id}: ends: {status}"));
         self.link.event("task-finished", Some(id.as_str()), Some(status.to_string())).await;
     }
 
@@ -274,7 +349,8 @@ impl Worker {
         let mut trouble = String::new();
         while let Err(e) = self.link.result(result).await {
             if e != trouble {
-                log::warning(&format!("publish the result of {}: {e}; trying again", result.task));
+                let task = &result.task;
+                log::warning(&format!("task {task}: publish the result: {e}; trying again"));
                 trouble = e;
             }
             sleep(RETRY).await;
@@ -297,43 +373,6 @@ impl Worker {
             result_path: None,
             usage: None,
         }
-    }
-}
-
-/// Fills in how the command ended.
-fn describe(result: &mut TaskResult, outcome: Outcome, limit: Duration) {
-    use std::os::unix::process::ExitStatusExt as _;
-    result.output = String::from_utf8_lossy(&outcome.output).into_owned();
-    result.truncated = outcome.truncated;
-    match outcome.end {
-        End::Exited(status) => {
-            (result.exit, result.signal) = (status.code(), status.signal());
-            if !status.success() {
-                result.status = Status::Failed;
-                result.reason = Some(match status.signal() {
-                    Some(9) => "killed (signal 9): was its memory limit reached?".to_owned(),
-                    Some(n) => format!("ended by signal {n}"),
-                    None => format!("exit status {}", status.code().unwrap_or_default()),
-                });
-            }
-        }
-        End::TimedOut => {
-            result.status = Status::Timeout;
-            result.reason = Some(format!("killed after {} s", limit.as_secs()));
-        }
-        End::Stopped => {}
-    }
-}
-
-/// Cuts the output to what fits into a message; the file has all of it.
-fn shorten(result: &mut TaskResult) {
-    if result.output.len() > OUTPUT_IN_MESSAGE {
-        let mut cut = OUTPUT_IN_MESSAGE;
-        while !result.output.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        result.output.truncate(cut);
-        result.truncated = true;
     }
 }
 
@@ -371,14 +410,5 @@ mod tests {
         assert_eq!(delivery("$JS.ACK._.hash.TASKS_a.worker.2.9.5.1795252886090450.2.rnd"), (2, 9));
         assert_eq!(delivery("nonsense"), (1, 0));
         assert_eq!(delivery("$JS.ACK.TASKS_a.worker.0.x.5.1.2"), (1, 0));
-    }
-
-    #[test]
-    fn a_long_output_is_cut_between_characters() {
-        let mut result: TaskResult = message::parse(br#"{"task":"t"}"#).unwrap();
-        result.output = "漢".repeat(OUTPUT_IN_MESSAGE);
-        shorten(&mut result);
-        assert!(result.truncated && result.output.len() <= OUTPUT_IN_MESSAGE);
-        assert!(message::encode(&result).is_ok());
     }
 }

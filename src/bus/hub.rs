@@ -158,6 +158,7 @@ impl Hub {
         let id = &member.id;
         self.ensure_stream(streams::tasks(id)).await?;
         self.ensure_stream(streams::results(id)).await?;
+        self.ensure_stream(streams::channels(id)).await?;
         let name = subject::task_stream(id);
         // First the new consumers, then away with the old: a stream that nobody reads keeps nothing.
         for config in streams::consumers(member) {
@@ -192,7 +193,9 @@ impl Hub {
     /// # Errors
     /// When the server refuses; streams that are not there are no error.
     pub async fn forget(&self, id: &AgentId) -> Result<(), Error> {
-        for name in [subject::task_stream(id), subject::result_stream(id)] {
+        let streams =
+            [subject::task_stream(id), subject::result_stream(id), subject::channel_stream(id)];
+        for name in streams {
             let step = || format!("remove the stream {name}");
             let nothing = serde_json::json!({});
             let request = self.js.request(format!("STREAM.DELETE.{name}"), &nothing);
@@ -263,17 +266,6 @@ impl Hub {
         }
     }
 
-    /// Says something to every agent that listens now; nothing is stored.
-    ///
-    /// # Errors
-    /// When the text is too large or the connection is down.
-    pub async fn broadcast(&self, text: &str) -> Result<(), Error> {
-        let step = "send the broadcast";
-        let payload = text.as_bytes().to_vec();
-        self.client.publish(subject::BROADCAST, payload.into()).await.map_err(refused(step))?;
-        self.client.flush().await.map_err(refused(step))
-    }
-
     /// Everything that agents report from now on: results, events and heartbeats.
     ///
     /// # Errors
@@ -313,6 +305,11 @@ impl Hub {
             backlog.running += answer.num_ack_pending;
         }
         Ok(backlog)
+    }
+
+    /// The plain client, for the modules of the bus.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The JetStream context, for the modules of the bus.

@@ -5,22 +5,30 @@
 //!
 //! - [`subject`]: every subject, stream and consumer name (pure)
 //! - [`identity`]: one random password per agent, made in a batch, kept in root's files
-//! - [`server_conf`]: agents and identities to the text of nats-server's configuration (pure)
+//! - [`talk`]: who may talk to whom, and how large (pure)
+//! - [`accounts`]: all of these to the accounts of nats-server's configuration (pure)
+//! - [`server_conf`]: the files of that configuration
 //! - [`streams`]: what JetStream keeps for each agent (pure)
+//! - [`environment`]: which variables a task may bring (pure)
 //! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
 //! - [`ask`]: a tool that waits for an operator: question and answer
 //! - [`hub`]: the operator's side: make streams, send tasks, see results
+//! - [`speak`]: broadcasts and channels, for the operator
 //! - [`queue`]: hands each task of the shared queue to exactly one agent
 //! - [`version`]: which nats-server this is, and whether it can hold the promise
 
+pub mod accounts;
 pub mod ask;
+pub mod environment;
 pub mod hub;
 pub mod identity;
 pub mod message;
 pub mod queue;
 pub mod server_conf;
+pub mod speak;
 pub mod streams;
 pub mod subject;
+pub mod talk;
 pub mod version;
 
 use std::path::PathBuf;

@@ -1,19 +1,14 @@
-//! Settings and identities to the text of nats-server's configuration. Pure; pinned by golden files.
-//!
-//! Two layers, each tested with the other removed. First, an account per agent: inside it only the
-//! imports below exist, each from a hub export that is limited to that account, and the server puts
-//! the agent's id into the hub's subject. Second, permissions that allow the contract's subjects and
-//! nothing else, so that a mistake is refused aloud instead of going nowhere.
+//! Settings, identities and who talks to whom to the files of nats-server's configuration. The text
+//! is pure and pinned by golden files; [`super::accounts`] makes the part with the accounts.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
-use super::identity::{Identities, Identity, replace};
-use super::subject::{self, HUB_ACCOUNT, Kind};
-use crate::names::AgentId;
+use super::accounts::accounts;
+use super::identity::{Identities, replace};
+use super::talk::Talk;
 
 /// The main file, next to [`ACCOUNTS_FILE`].
 pub const SERVER_FILE: &str = "nats-server.conf";
@@ -84,7 +79,8 @@ pub fn server(settings: &Settings) -> Result<String, Error> {
          jetstream {{\n\
          \x20 store_dir: \"{store}\"\n\
          \x20 sync_interval: {sync}\n\
-         \x20 max_memory_store: 67108864\n\
+         \x20 # The last channel message of each agent, for a second.\n\
+         \x20 max_memory_store: 1073741824\n\
          \x20 # Each stream has its own limit. The server adds them up and would refuse an agent once\n\
          \x20 # the sum passed this, although the streams are nearly empty.\n\
          \x20 max_file_store: 1099511627776\n\
@@ -93,20 +89,6 @@ pub fn server(settings: &Settings) -> Result<String, Error> {
         port = settings.port,
         sync = settings.sync,
     ))
-}
-
-/// The text of [`ACCOUNTS_FILE`]: the hub and one account for each agent.
-#[must_use]
-pub fn accounts(identities: &Identities) -> String {
-    let mut out = String::from(
-        "# Written by `flockctl apply`; changes here are overwritten. It holds every password.\naccounts {\n",
-    );
-    hub_account(&mut out, &identities.operator, identities.agents.keys());
-    for (id, identity) in &identities.agents {
-        agent_account(&mut out, id, identity);
-    }
-    out.push_str("}\n");
-    out
 }
 
 /// Writes both files into `dir`, readable by root and the group `gid`. True when either changed:
@@ -118,9 +100,10 @@ pub fn write(
     dir: &Path,
     settings: &Settings,
     identities: &Identities,
+    talk: &Talk,
     gid: Option<u32>,
 ) -> Result<bool, Error> {
-    let texts = [(ACCOUNTS_FILE, accounts(identities)), (SERVER_FILE, server(settings)?)];
+    let texts = [(ACCOUNTS_FILE, accounts(identities, talk)), (SERVER_FILE, server(settings)?)];
     let mut changed = false;
     for (name, text) in texts {
         let path = dir.join(name);
@@ -137,90 +120,6 @@ fn write_one(path: &Path, gid: Option<u32>, text: &str) -> io::Result<bool> {
     }
     replace(path, 0o640, gid, text)?;
     Ok(true)
-}
-
-fn hub_account<'a>(
-    out: &mut String,
-    operator: &Identity,
-    agents: impl Iterator<Item = &'a AgentId>,
-) {
-    let _ = write!(
-        out,
-        "  {HUB_ACCOUNT} {{\n    jetstream: enabled\n    users: [{{user: \"{}\", password: \"{}\"}}]\n    exports: [\n",
-        operator.user(),
-        operator.password()
-    );
-    // `accounts` limits an export; only this file holds imports, so an open one is open to agents alone.
-    let _ = writeln!(out, "      {{stream: \"{}\"}}", subject::BROADCAST);
-    for id in agents {
-        for service in services(id) {
-            let _ = writeln!(out, "      {{service: \"{}\", accounts: [\"{id}\"]}}", service.hub);
-        }
-        for stream in [format!("deliver.{id}.*"), subject::control(id)] {
-            let _ = writeln!(out, "      {{stream: \"{stream}\", accounts: [\"{id}\"]}}");
-        }
-    }
-    out.push_str("    ]\n  }\n");
-}
-
-fn agent_account(out: &mut String, id: &AgentId, identity: &Identity) {
-    let services = services(id);
-    let publish: Vec<String> = services.iter().map(|s| format!("\"{}\"", s.agent)).collect();
-    let _ = write!(
-        out,
-        "  \"{id}\" {{\n    users: [{{user: \"{}\", password: \"{}\", permissions: {{\n      \
-         publish: [{}]\n      subscribe: [\"tasks.>\", \"{}\", \"{}\", \"_INBOX.>\"]\n    }}}}]\n    imports: [\n",
-        identity.user(),
-        identity.password(),
-        publish.join(", "),
-        subject::BROADCAST,
-        subject::control(id),
-    );
-    for service in &services {
-        let _ = write!(
-            out,
-            "      {{service: {{account: {HUB_ACCOUNT}, subject: \"{}\"}}",
-            service.hub
-        );
-        if service.hub != service.agent {
-            let _ = write!(out, ", to: \"{}\"", service.agent);
-        }
-        out.push_str("}\n");
-    }
-    for kind in Kind::EACH {
-        let (from, to) = (kind.deliver_subject(id), kind.agent_subject(id));
-        let _ = writeln!(
-            out,
-            "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{from}\"}}, to: \"{to}\"}}"
-        );
-    }
-    for stream in [subject::BROADCAST, &subject::control(id)] {
-        let _ =
-            writeln!(out, "      {{stream: {{account: {HUB_ACCOUNT}, subject: \"{stream}\"}}}}");
-    }
-    let _ = write!(
-        out,
-        "    ]\n    \
-         limits: {{max_connections: 8, max_subscriptions: 256, max_payload: {MAX_PAYLOAD}}}\n  }}\n",
-    );
-}
-
-/// A subject that an agent may publish on, and where it arrives in the hub.
-struct Service {
-    hub: String,
-    agent: String,
-}
-
-fn services(id: &AgentId) -> Vec<Service> {
-    let same = |subject: String| Service { hub: subject.clone(), agent: subject };
-    vec![
-        Service { hub: subject::result(id), agent: subject::RESULT.to_owned() },
-        same(subject::events(id)),
-        same(subject::heartbeat(id)),
-        same(subject::ask(id)),
-        same(subject::next_task(id)),
-        same(subject::acks(id)),
-    ]
 }
 
 /// `always`, or digits and one of s, m, h.
@@ -242,6 +141,7 @@ fn is_quotable(c: char) -> bool {
 mod tests {
     use super::*;
     use crate::bus::identity;
+    use crate::names::AgentId;
 
     fn settings() -> Settings {
         Settings {
@@ -267,29 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn every_export_of_an_agent_is_limited_to_it() {
-        let temp = tempfile::tempdir().unwrap();
-        let ids: Vec<_> = ["a", "a-b"].iter().map(|n| AgentId::parse(n).unwrap()).collect();
-        let all = identity::ensure(temp.path(), &ids, "u").unwrap();
-        let text = accounts(&all);
-        let open: Vec<&str> =
-            text.lines().filter(|l| l.starts_with("      {s") && !l.contains("account")).collect();
-        assert_eq!(open, ["      {stream: \"broadcast\"}"]);
-    }
-
-    #[test]
     fn files_are_written_once_and_private() {
         use std::os::unix::fs::MetadataExt as _;
         let temp = tempfile::tempdir().unwrap();
         let all = identity::ensure(temp.path(), &[], "u").unwrap();
-        assert!(write(temp.path(), &settings(), &all, None).unwrap());
+        assert!(write(temp.path(), &settings(), &all, &Talk::default(), None).unwrap());
         assert!(
-            !write(temp.path(), &settings(), &all, None).unwrap(),
+            !write(temp.path(), &settings(), &all, &Talk::default(), None).unwrap(),
             "nothing changed: no reload"
         );
         let mode = |name| fs::metadata(temp.path().join(name)).unwrap().mode() & 0o7777;
         assert_eq!((mode(ACCOUNTS_FILE), mode(SERVER_FILE)), (0o640, 0o640));
         let more = identity::ensure(temp.path(), &[AgentId::parse("a").unwrap()], "u").unwrap();
-        assert!(write(temp.path(), &settings(), &more, None).unwrap());
+        assert!(write(temp.path(), &settings(), &more, &Talk::default(), None).unwrap());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config as Consumer, DeliverPolicy, pull, push};
 use async_nats::jetstream::stream::{
-    Config as Stream, DiscardPolicy, RetentionPolicy, StorageType, SubjectTransform,
+    Config as Stream, DiscardPolicy, Republish, RetentionPolicy, StorageType, SubjectTransform,
 };
 
 use super::server_conf::MAX_PAYLOAD;
@@ -43,6 +43,8 @@ const AGENT_STREAM_BYTES: i64 = 64 * 1024 * 1024;
 const AGENT_STREAM_MESSAGES: i64 = 100_000;
 /// A task sent again with the same id within this time is stored once.
 const SAME_TASK: Duration = Duration::from_secs(3600);
+/// What was said on a channel is kept so long.
+const SAID: Duration = Duration::from_secs(1);
 /// Results are kept so long; each is a file in the shared tree as well.
 const RESULTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -79,6 +81,31 @@ pub fn results(id: &AgentId) -> Stream {
         max_messages: -1,
         max_age: RESULTS_KEPT,
         ..base(AGENT_STREAM_BYTES)
+    }
+}
+
+/// Hands on what one agent says on channels, so that all members get it. It keeps nothing but the
+/// last message for a moment, in memory. One per agent: duplicates are dropped per stream, and what
+/// one agent floods does not wait in front of another's.
+#[must_use]
+pub fn channels(id: &AgentId) -> Stream {
+    let said = format!("say.{id}.*");
+    Stream {
+        name: subject::channel_stream(id),
+        subjects: vec![said.clone()],
+        storage: StorageType::Memory,
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_messages: 1,
+        max_age: SAID,
+        // The shortest that the server takes: each id is kept in memory so long.
+        duplicate_window: Duration::from_millis(100),
+        republish: Some(Republish {
+            source: said,
+            destination: format!("channel.{{{{wildcard(1)}}}}.{id}"),
+            headers_only: false,
+        }),
+        ..base(-1)
     }
 }
 

@@ -4,7 +4,7 @@
 //! account that a message came from, so it cannot be forged; payloads and headers are never asked.
 
 use super::message::TaskId;
-use crate::names::AgentId;
+use crate::names::{AgentId, ChannelName};
 
 /// The account of flockd and flockctl. Upper case, so no agent id can be equal to it.
 pub const HUB_ACCOUNT: &str = "HUB";
@@ -118,6 +118,61 @@ pub fn ask(id: &AgentId) -> String {
     format!("agent.{id}.ask")
 }
 
+/// Where a member speaks on a channel, inside its own account.
+#[must_use]
+pub fn channel(name: &ChannelName) -> String {
+    format!("channel.{name}")
+}
+
+/// What the operator says on a channel. Its last token is no agent's id.
+#[must_use]
+pub fn channel_operator(name: &ChannelName) -> String {
+    format!("channel.{name}.{OPERATOR}")
+}
+
+/// Everything that is said on a channel, the same in the hub and inside the members' accounts; the
+/// last token is who said it.
+#[must_use]
+pub fn channel_all(name: &ChannelName) -> String {
+    format!("channel.{name}.*")
+}
+
+/// Where what an agent says on a channel arrives in the hub.
+#[must_use]
+pub fn say(id: &AgentId, name: &ChannelName) -> String {
+    format!("say.{id}.{name}")
+}
+
+/// Who said something on a channel, by the hub's subject; `None` for the operator, and `None` around
+/// it for a subject that is no channel's.
+#[must_use]
+pub fn said_by(subject: &str) -> Option<Option<AgentId>> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens[..] {
+        ["channel", _, OPERATOR] => Some(None),
+        ["channel", _, id] => AgentId::parse(id).ok().map(Some),
+        _ => None,
+    }
+}
+
+/// Where an agent requests something of another, inside its own account.
+#[must_use]
+pub fn requests(asked: &AgentId) -> String {
+    format!("agent.{asked}.requests")
+}
+
+/// The same inside the account of the one that is asked: who asks is the last token.
+#[must_use]
+pub fn request_from(asked: &AgentId, asker: &AgentId) -> String {
+    format!("agent.{asked}.requests.{asker}")
+}
+
+/// Everything that is requested of an agent, inside its own account.
+#[must_use]
+pub fn request_all(asked: &AgentId) -> String {
+    format!("agent.{asked}.requests.*")
+}
+
 /// How a task ended that its agent's result alone does not decide: one of the shared queue, or one
 /// that was cancelled, expired or given up. In the hub only, not stored.
 #[must_use]
@@ -137,6 +192,12 @@ pub fn task_stream(id: &AgentId) -> String {
 #[must_use]
 pub fn result_stream(id: &AgentId) -> String {
     format!("RESULTS_{id}")
+}
+
+/// The stream that hands on what an agent says on channels.
+#[must_use]
+pub fn channel_stream(id: &AgentId) -> String {
+    format!("CHANNELS_{id}")
 }
 
 /// Where an agent asks for its next task.
@@ -188,6 +249,16 @@ mod tests {
             ["task.result", "task.result.A", "agent.x.events.y", "agent..events", "tasks.x", ""]
         {
             assert_eq!(from_agent(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn who_spoke_is_read_from_the_subject() {
+        let name = ChannelName::parse("x").unwrap();
+        assert_eq!(said_by(&channel_operator(&name)), Some(None));
+        assert_eq!(said_by("channel.x.a"), Some(Some(AgentId::parse("a").unwrap())));
+        for odd in ["channel.x", "channel.x.a.b", "channel.x.A", "say.a.x", "channel..", ""] {
+            assert_eq!(said_by(odd), None, "{odd}");
         }
     }
 

@@ -7,7 +7,7 @@ use super::cite::{At, Placed, Report, shown};
 use super::part::Part;
 use super::rules::paths;
 use super::tools;
-use super::{AgentConfig, Mode};
+use super::{AgentConfig, Input, Mode, TASK_WORD};
 use crate::names::{AgentId, Level, UidBlock};
 
 /// The rules within one agent, defaults merged in. Only a `whole` configuration can lack a key.
@@ -26,9 +26,39 @@ pub(super) fn agent(id: &AgentId, at: &At, part: &Part, whole: bool, report: &mu
         let why = format!("it is shorter than restart.delay, {}", report.cite(&delay.at));
         report.fault(&max.at, format!("restart.max-delay: {why}"), "delay or more");
     }
+    text_of_the_task(part, report);
     both_lists(part, report);
     program(id, part, report);
     tools::across(id, part, report);
+}
+
+/// `{task}` stands where a text can be put in its place, and `input` where it means something.
+fn text_of_the_task(part: &Part, report: &mut Report<'_>) {
+    let mode = part.mode.unwrap_or(Mode::Task);
+    if mode == Mode::Service || part.bad.contains("mode") || part.bad.contains("task") {
+        return;
+    }
+    if let (Some(at), Mode::JsonLines) = (&part.task.input_at, mode) {
+        let message = "task.input has no effect in mode \"json-lines\"";
+        report.fault(at, message, "mode = \"task\", or no input here");
+    }
+    let Some(command) = &part.command else { return };
+    let argument = mode == Mode::Task && part.task.input == Some(Input::Argument);
+    for word in command.value.iter().filter(|word| word.contains(TASK_WORD)) {
+        let (message, may) = if !argument {
+            let why = "the text of a task is not put there";
+            let may = "mode = \"task\" with task.input = \"argument\"";
+            (format!("command: {TASK_WORD} stands in it, but {why}"), may)
+        } else if word != TASK_WORD {
+            // A text inside a script would be run as a part of it.
+            let why = format!("{TASK_WORD} is only a part of the word {}", shown(word));
+            (format!("command: {why}"), "\"{task}\" as a word of its own")
+        } else {
+            continue;
+        };
+        report.fault(&command.at, message, may);
+        return;
+    }
 }
 
 /// No path is read-only and writable at once.

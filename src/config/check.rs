@@ -1,11 +1,12 @@
 //! From the files as written to a `Config`: the merge of `[defaults]`, and the rules that need
 //! more than one value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::across;
+use super::channels::{self, Channels};
 use super::cite::{At, Placed, Report};
 use super::fields::{by_rule, choice, count, in_range, plain};
 use super::file::{self, Table, Value};
@@ -15,7 +16,7 @@ use super::{BusConfig, Config, HostConfig, Sync};
 use crate::names::AgentId;
 
 const HOST_KEYS: &[&str] = &["uid-block", "unenforced-limits"];
-const BUS_KEYS: &[&str] = &["port", "server", "sync"];
+const BUS_KEYS: &[&str] = &["port", "server", "sync", "rate"];
 const UNENFORCED: [(&str, bool); 2] = [("refuse", false), ("allow", true)];
 
 /// An agent as written, and the place of its name.
@@ -31,6 +32,7 @@ struct Draft {
     bus: BusConfig,
     /// Where the program of the bus is named, if it is.
     server_at: Option<At>,
+    channels: Channels,
     defaults: Part,
     agents: BTreeMap<AgentId, Written>,
 }
@@ -81,6 +83,8 @@ impl Draft {
             table.only(report, file::MAIN_KEYS);
             table.read("host", report, |value, report| self.read_host(value, report));
             table.read("bus", report, |value, report| self.read_bus(value, report));
+            let channels = table.read("channels", report, channels::read);
+            self.channels = plain(channels).unwrap_or_default();
             if let Some(defaults) = table.read("defaults", report, part::read) {
                 self.defaults = defaults.value;
             }
@@ -119,6 +123,9 @@ impl Draft {
         if let Some(sync) = plain(table.read("sync", report, sync)) {
             self.bus.sync = sync;
         }
+        if let Some(rate) = plain(table.read("rate", report, rate)) {
+            self.bus.rate = rate;
+        }
         Some(())
     }
 
@@ -146,9 +153,13 @@ impl Draft {
 
     /// Merges the defaults into each agent and applies the rules over several values.
     fn finish(self, whole: bool, report: &mut Report<'_>) -> Config {
-        let Self { host, bus, server_at, defaults, agents } = self;
+        let Self { host, bus, server_at, channels, defaults, agents } = self;
         let (mut checked, mut merged, mut places) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut own_requests = BTreeSet::new();
         for (id, Written { at, part }) in agents {
+            if part.may_request.is_some() {
+                own_requests.insert(id.clone());
+            }
             let part = part.over(&defaults);
             across::agent(&id, &at, &part, whole, report);
             checked.insert(id.clone(), part.config());
@@ -158,7 +169,9 @@ impl Draft {
         let server = server_at.map(|at| Placed { value: bus.server.clone(), at });
         across::sources(&merged, server.as_ref(), report);
         across::users(host.uid_block, &places, &checked, report);
-        Config { host, bus, agents: checked }
+        channels::requests(&merged, &own_requests, &mut checked, whole, report);
+        let channels = channels::resolve(channels, &checked, whole, report);
+        Config { host, bus, channels, agents: checked }
     }
 }
 
@@ -167,5 +180,14 @@ fn sync(value: &Value<'_>, report: &mut Report<'_>) -> Option<Sync> {
     by_rule(value, report, "\"always\" or a duration from 1s to 1h", |text| match text {
         "always" => Ok(Sync::Always),
         text => in_range(quantities::duration(text)?, &range).map(Sync::Every),
+    })
+}
+
+/// The inner none is without a limit.
+fn rate(value: &Value<'_>, report: &mut Report<'_>) -> Option<Option<u64>> {
+    let range = 1 << 20..=10 << 30;
+    by_rule(value, report, "a size from 1MiB to 10GiB, or \"unlimited\"", |text| match text {
+        "unlimited" => Ok(None),
+        text => in_range(quantities::size(text)?, &range).map(Some),
     })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cite::Placed;
 use super::part::{LimitsPart, Part, RestartPart, TaskPart};
 use super::tools::ToolsPart;
-use super::{Access, AgentConfig, Egress, Limits, Mode, Restart, RestartPolicy, TaskConfig};
+use super::{Access, AgentConfig, Egress, Input, Limits, Mode, Restart, RestartPolicy, TaskConfig};
 use crate::names::Level;
 
 const MIB: u64 = 1 << 20;
@@ -33,6 +33,7 @@ impl Part {
             restart: self.restart.over(base.restart),
             egress: self.egress.or(base.egress),
             common: self.common.or(base.common),
+            may_request: self.may_request.or(base.may_request),
             read_only_paths: self.read_only_paths.or(base.read_only_paths),
             read_write_paths: self.read_write_paths.or(base.read_write_paths),
             needs: self.needs.or(base.needs),
@@ -59,6 +60,7 @@ impl Part {
             restart: self.restart.config(),
             egress: self.egress.clone().unwrap_or(Egress::Bus),
             common: self.common.unwrap_or(Access::ReadOnly),
+            may_request: self.may_request.iter().flatten().map(|id| id.value.clone()).collect(),
             read_only_paths: paths(&self.read_only_paths),
             read_write_paths: paths(&self.read_write_paths),
             needs: self.needs.clone().unwrap_or_default(),
@@ -83,6 +85,9 @@ impl TaskPart {
             timeout: self.timeout.or(base.timeout),
             output_limit: self.output_limit.or(base.output_limit),
             parallel: self.parallel.or(base.parallel),
+            input: self.input.or(base.input),
+            input_at: self.input_at,
+            keep: self.keep.or(base.keep),
         }
     }
 
@@ -91,6 +96,8 @@ impl TaskPart {
             timeout: self.timeout.unwrap_or(Duration::from_secs(600)),
             output_limit: self.output_limit.unwrap_or(MIB),
             parallel: self.parallel.unwrap_or(2),
+            input: self.input.unwrap_or(Input::Stdin),
+            keep: self.keep.unwrap_or(100),
         }
     }
 }
@@ -106,6 +113,7 @@ impl LimitsPart {
             open_files: self.open_files.or(base.open_files),
             runtime: self.runtime.or(base.runtime),
             tmp: self.tmp.or(base.tmp),
+            message: self.message.or(base.message),
         }
     }
 
@@ -119,6 +127,7 @@ impl LimitsPart {
             open_files: self.open_files.unwrap_or(1024),
             runtime: self.runtime.unwrap_or(None),
             tmp: self.tmp.unwrap_or(64 * MIB),
+            message: self.message.unwrap_or(MIB),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! The checked configuration. A `Config` that exists obeys every rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::names::{AgentId, Level, UidBlock};
+use crate::names::{AgentId, ChannelName, Level, UidBlock};
 use crate::tools::Rules;
 
 /// Rules over several values of an agent, and over several agents.
 mod across;
+/// Who talks to whom: channels and requests.
+mod channels;
 /// Files to `Config`: the tables of a file, and the merge of the defaults.
 mod check;
 /// Faults with their place.
@@ -43,6 +45,8 @@ pub struct Config {
     pub host: HostConfig,
     /// The message bus.
     pub bus: BusConfig,
+    /// Who is in which channel. The channel `flock` is there unless it is switched off.
+    pub channels: BTreeMap<ChannelName, BTreeSet<AgentId>>,
     /// Every configured agent.
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
@@ -51,7 +55,22 @@ impl Config {
     /// No agents, and defaults for everything else.
     #[must_use]
     pub fn empty() -> Self {
-        Self { host: HostConfig::default(), bus: BusConfig::default(), agents: BTreeMap::new() }
+        Self {
+            host: HostConfig::default(),
+            bus: BusConfig::default(),
+            channels: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// The channels that an agent is a member of.
+    pub fn channels_of(&self, id: &AgentId) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().filter(move |(_, members)| members.contains(id)).map(|(name, _)| name)
+    }
+
+    /// The agents that may request something of this one.
+    pub fn requesters_of(&self, id: &AgentId) -> impl Iterator<Item = &AgentId> {
+        self.agents.iter().filter(move |(_, a)| a.may_request.contains(id)).map(|(other, _)| other)
     }
 }
 
@@ -79,12 +98,19 @@ pub struct BusConfig {
     pub server: PathBuf,
     /// When JetStream flushes to disk: every write, or at this interval.
     pub sync: Sync,
+    /// How many bytes a second each agent's user may send to the bus; none means without a limit.
+    pub rate: Option<u64>,
 }
 
 impl Default for BusConfig {
     /// Not port 4222: Debian's own nats-server takes that as soon as it is installed.
     fn default() -> Self {
-        Self { port: 14_222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always }
+        Self {
+            port: 14_222,
+            server: "/usr/sbin/nats-server".into(),
+            sync: Sync::Always,
+            rate: Some(16 << 20),
+        }
     }
 }
 
@@ -106,7 +132,7 @@ pub struct AgentConfig {
     pub command: Vec<String>,
     /// Whether the command runs once per task or is a bus client itself.
     pub mode: Mode,
-    /// How tasks run in [`Mode::Task`].
+    /// How tasks run, but in [`Mode::Service`].
     pub task: TaskConfig,
     /// Variables that are no secret (every local user can read them).
     pub environment: BTreeMap<String, String>,
@@ -122,6 +148,8 @@ pub struct AgentConfig {
     pub egress: Egress,
     /// Whether it may write `/shared/common`.
     pub common: Access,
+    /// The agents that it may request something of, over the bus.
+    pub may_request: BTreeSet<AgentId>,
     /// Further host paths it may read.
     pub read_only_paths: Vec<PathBuf>,
     /// Further host paths it may write.
@@ -134,10 +162,12 @@ pub struct AgentConfig {
 
 /// How an agent's command is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Once per task, by `flock-agent`: task text on standard input, result from standard output.
     Task,
+    /// Once, by `flock-agent`: a line of JSON in for each task, a line of JSON out for each result.
+    JsonLines,
     /// Once, for ever: the command talks to the bus itself.
     Service,
 }
@@ -151,7 +181,24 @@ pub struct TaskConfig {
     pub output_limit: u64,
     /// How many run at once.
     pub parallel: u32,
+    /// How the command gets the text in [`Mode::Task`].
+    pub input: Input,
+    /// How many folders and results of tasks stay, the youngest.
+    pub keep: u32,
 }
+
+/// How a command gets the text of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// On its standard input.
+    Stdin,
+    /// As the argument in the place of [`TASK_WORD`], or after all others.
+    Argument,
+}
+
+/// The word of a command that stands for the text of the task.
+pub const TASK_WORD: &str = "{task}";
 
 /// What an agent may use up.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -172,6 +219,8 @@ pub struct Limits {
     pub runtime: Option<Duration>,
     /// Bytes of `/tmp`, `/var/tmp` and `/dev/shm`, each; they count as memory too.
     pub tmp: u64,
+    /// Bytes of one message that it sends on the bus.
+    pub message: u64,
 }
 
 /// What happens when an agent ends.

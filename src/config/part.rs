@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::channels;
 use super::cite::{At, Placed, Report, shown};
 use super::fields::{LIST_MAX, by_rule, choice, count, in_range, list, plain, set, size, span};
 use super::file::Value;
 use super::rules::{egress, names, paths, quantities};
 use super::tools::{self, ToolsPart};
-use super::{Access, Egress, Mode, Need, RestartPolicy};
-use crate::names::Level;
+use super::{Access, Egress, Input, Mode, Need, RestartPolicy};
+use crate::names::{AgentId, Level};
 
 pub(super) const AGENT_KEYS: &[&str] = &[
     "level",
@@ -24,15 +25,16 @@ pub(super) const AGENT_KEYS: &[&str] = &[
     "restart",
     "egress",
     "common",
+    "may-request",
     "read-only-paths",
     "read-write-paths",
     "needs",
     "tools",
 ];
 pub(super) const LIMIT_KEYS: &[&str] =
-    &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp"];
+    &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp", "message"];
 pub(super) const RESTART_KEYS: &[&str] = &["policy", "delay", "max-delay", "attempts", "window"];
-pub(super) const TASK_KEYS: &[&str] = &["timeout", "output-limit", "parallel"];
+pub(super) const TASK_KEYS: &[&str] = &["timeout", "output-limit", "parallel", "input", "keep"];
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -56,6 +58,7 @@ pub(super) struct Part {
     pub restart: RestartPart,
     pub egress: Option<Egress>,
     pub common: Option<Access>,
+    pub may_request: Option<Vec<Placed<AgentId>>>,
     pub read_only_paths: Option<Vec<Placed<PathBuf>>>,
     pub read_write_paths: Option<Vec<Placed<PathBuf>>>,
     pub needs: Option<Vec<Need>>,
@@ -70,6 +73,10 @@ pub(super) struct TaskPart {
     pub timeout: Option<Duration>,
     pub output_limit: Option<u64>,
     pub parallel: Option<u32>,
+    pub input: Option<Input>,
+    /// Where `input` stands, if it stands in this very table.
+    pub input_at: Option<At>,
+    pub keep: Option<u32>,
 }
 
 /// The table `limits` as written.
@@ -84,6 +91,7 @@ pub(super) struct LimitsPart {
     /// The inner none is `"infinity"`.
     pub runtime: Option<Option<Duration>>,
     pub tmp: Option<u64>,
+    pub message: Option<u64>,
 }
 
 /// The table `restart` as written.
@@ -114,6 +122,7 @@ pub(super) fn read(value: &Value<'_>, report: &mut Report<'_>) -> Option<Part> {
         restart: plain(t.read("restart", report, restart)).unwrap_or_default(),
         egress: plain(t.read("egress", report, egress_list)),
         common: plain(t.read("common", report, |v, r| choice(v, r, &ACCESS))),
+        may_request: plain(t.read("may-request", report, channels::agents)),
         read_only_paths: plain(t.read("read-only-paths", report, readable)),
         read_write_paths: plain(t.read("read-write-paths", report, writable)),
         needs: plain(t.read("needs", report, needs)),
@@ -139,7 +148,9 @@ fn level(value: &Value<'_>, report: &mut Report<'_>) -> Option<Level> {
     level
 }
 
-const MODES: [(&str, Mode); 2] = [("task", Mode::Task), ("service", Mode::Service)];
+const MODES: [(&str, Mode); 3] =
+    [("task", Mode::Task), ("json-lines", Mode::JsonLines), ("service", Mode::Service)];
+const INPUTS: [(&str, Input); 2] = [("stdin", Input::Stdin), ("argument", Input::Argument)];
 const ACCESS: [(&str, Access); 2] =
     [("read-only", Access::ReadOnly), ("read-write", Access::ReadWrite)];
 const POLICIES: [(&str, RestartPolicy); 3] = [
@@ -171,10 +182,14 @@ pub(super) fn command(value: &Value<'_>, report: &mut Report<'_>) -> Option<Vec<
 
 fn task(value: &Value<'_>, report: &mut Report<'_>) -> Option<TaskPart> {
     let mut t = value.keys(report, TASK_KEYS)?;
+    let input = t.read("input", report, |v, r| choice(v, r, &INPUTS));
     Some(TaskPart {
         timeout: plain(span(&mut t, "timeout", report, SECOND..=30 * DAY)),
         output_limit: size(&mut t, "output-limit", report, KIB..=1024 * MIB),
         parallel: count(&mut t, "parallel", report, 1..=1024),
+        input_at: input.as_ref().map(|input| input.at.clone()),
+        input: plain(input),
+        keep: count(&mut t, "keep", report, 1..=100_000),
     })
 }
 
@@ -192,6 +207,7 @@ fn limits(value: &Value<'_>, report: &mut Report<'_>) -> Option<LimitsPart> {
         open_files: count(&mut t, "open-files", report, 64..=1_048_576),
         runtime: plain(t.read("runtime", report, runtime)),
         tmp: size(&mut t, "tmp", report, MIB..=TIB),
+        message: size(&mut t, "message", report, KIB..=MIB),
     })
 }
 

@@ -180,7 +180,7 @@ fn short(text: &str) -> String {
 
 fn members(config: &Config) -> Vec<Member> {
     let delivery = |mode| match mode {
-        Mode::Task => Delivery::Pull,
+        Mode::Task | Mode::JsonLines => Delivery::Pull,
         Mode::Service => Delivery::Push,
     };
     let member = |(id, agent): (&crate::names::AgentId, &crate::config::AgentConfig)| Member {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::promise::promises;
 use crate::config::{Access, Egress};
-use crate::names::Level;
+use crate::names::{AgentId, Level};
 use crate::plan::{Plan, Value};
 use crate::text;
 use crate::tools::words;
@@ -44,6 +44,7 @@ fn who(plan: &Plan) -> Vec<String> {
     if let Some(Value::Exec(commands)) = plan.unit.value("ExecStartEx") {
         lines.extend(commands.iter().map(|(_, argv, _)| format!("Program: {}", words(argv))));
     }
+    lines.extend(work(plan).map(str::to_owned));
     let (name, uid) = (&plan.user.name, plan.user.uid);
     let whose = match plan.level {
         Level::Workspace => "all agents of level 0 share it",
@@ -56,6 +57,22 @@ fn who(plan: &Plan) -> Vec<String> {
     });
     lines.push("Every user of this host can read this command and its plain variables.".to_owned());
     lines
+}
+
+/// How its command gets a task.
+fn work(plan: &Plan) -> Option<&'static str> {
+    let Some(Value::Strs(variables)) = plan.unit.value("Environment") else { return None };
+    match variables.iter().find_map(|variable| variable.strip_prefix("FLOCK_TASK_INPUT="))? {
+        "stdin" => Some("The command runs once for each task, with the text on standard input."),
+        "argument" => Some(
+            "The command runs once for each task, with the text as an argument: every user of this \
+             host can read it meanwhile.",
+        ),
+        "json-lines" => {
+            Some("The command runs all the time: a line of JSON for each task and each result.")
+        }
+        _ => None,
+    }
 }
 
 /// What its command may start, and what is honest to say of it.
@@ -186,16 +203,41 @@ fn denies_any(value: Option<&Value>) -> bool {
     whole(4) && whole(16)
 }
 
-/// The contract of the bus: the same for every agent, with its own id in it.
+/// The contract of the bus with its own id in it, and with whom it talks.
 fn bus(plan: &Plan) -> Vec<String> {
-    let id = &plan.agent;
-    vec![
+    let (id, bus) = (&plan.agent, &plan.bus);
+    let mut lines = vec![
         "It has an account of its own; nats-server puts its id on whatever it sends.".to_owned(),
         "  receives  tasks.* (tasks for it, for all, and its share of the queue), broadcast"
             .to_owned(),
         format!("  sends     task.result, agent.{id}.events, agent.{id}.heartbeat"),
-        "Nothing else can be subscribed to or published.".to_owned(),
-    ]
+    ];
+    for name in &bus.channels {
+        lines.push(format!(
+            "  channel   channel.{name} to speak, channel.{name}.* to hear; the last word of the subject \
+             is who spoke"
+        ));
+    }
+    for asked in &bus.may_request {
+        lines.push(format!("  requests  agent.{asked}.requests: it may ask {asked}, who answers"));
+    }
+    if !bus.requesters.is_empty() {
+        let askers: Vec<&str> = bus.requesters.iter().map(AgentId::as_str).collect();
+        lines.push(format!("  answers   agent.{id}.requests.*: {} may ask it", askers.join(", ")));
+    }
+    lines.push("Nothing else can be subscribed to or published.".to_owned());
+    let rate = match (bus.rate, plan.level) {
+        (None, _) => return lines,
+        (Some(rate), Level::Workspace) => {
+            format!("all agents of level 0 together {} a second", text::bytes(rate))
+        }
+        (Some(rate), Level::Process) => format!("{} a second", text::bytes(rate)),
+    };
+    lines.push(format!(
+        "It sends messages of at most {}, and {rate}: the kernel drops what is more.",
+        text::bytes(bus.message)
+    ));
+    lines
 }
 
 /// What it sees of its neighbours, and they of it.

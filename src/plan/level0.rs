@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Access, AgentConfig, Egress, Mode, RestartPolicy};
+use crate::config::{Access, AgentConfig, Egress, Input, Mode, RestartPolicy};
 use crate::names::{AgentId, LIB_DIR, Level};
 use crate::plan::root::Bind;
 use crate::plan::{Property, RootPlan, UserPlan, Value};
@@ -84,7 +84,7 @@ fn restart(agent: &AgentConfig) -> Vec<Property> {
 fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
     let argv = match agent.mode {
         Mode::Service => agent.command.clone(),
-        Mode::Task => {
+        Mode::Task | Mode::JsonLines => {
             [format!("{LIB_DIR}/flock-agent")].into_iter().chain(agent.command.clone()).collect()
         }
     };
@@ -96,11 +96,7 @@ fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
         "XDG_RUNTIME_DIR=/run/agent".to_owned(),
         "LANG=C.UTF-8".to_owned(),
     ];
-    if agent.mode == Mode::Task {
-        environment.push(format!("FLOCK_TASK_TIMEOUT={}", agent.task.timeout.as_secs()));
-        environment.push(format!("FLOCK_TASK_OUTPUT_LIMIT={}", agent.task.output_limit));
-        environment.push(format!("FLOCK_TASK_PARALLEL={}", agent.task.parallel));
-    }
+    environment.extend(tasks(agent));
     if agent.tools.is_some() {
         environment.push(format!("{}=/{}", tools::RULES_VARIABLE, tools::RULES_FILE));
     }
@@ -119,6 +115,24 @@ fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
             "EnvironmentFiles",
             Value::Files(files.into_iter().map(|f| (f, false)).collect()),
         ),
+    ]
+}
+
+/// What flock-agent is told of the agent's tasks.
+fn tasks(agent: &AgentConfig) -> Vec<String> {
+    let task = &agent.task;
+    let input = match (agent.mode, task.input) {
+        (Mode::Service, _) => return Vec::new(),
+        (Mode::JsonLines, _) => "json-lines",
+        (Mode::Task, Input::Stdin) => "stdin",
+        (Mode::Task, Input::Argument) => "argument",
+    };
+    vec![
+        format!("FLOCK_TASK_INPUT={input}"),
+        format!("FLOCK_TASK_TIMEOUT={}", task.timeout.as_secs()),
+        format!("FLOCK_TASK_OUTPUT_LIMIT={}", task.output_limit),
+        format!("FLOCK_TASK_PARALLEL={}", task.parallel),
+        format!("FLOCK_TASK_KEEP={}", task.keep),
     ]
 }
 
@@ -170,7 +184,7 @@ fn limits(agent: &AgentConfig) -> Vec<Property> {
     let limits = &agent.limits;
     let memory_policy = match agent.mode {
         // One task that runs out of memory fails alone; flock-agent reports it and lives on.
-        Mode::Task => "continue",
+        Mode::Task | Mode::JsonLines => "continue",
         Mode::Service => "stop",
     };
     vec![

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::config::{Access, AgentConfig, Config, Egress, Need};
-use crate::names::{AgentId, Level, WORKSPACE_USER};
+use crate::names::{AgentId, ChannelName, Level, WORKSPACE_USER};
 use crate::tools::Rules;
 
 /// A plan as what an agent can and cannot reach.
@@ -48,6 +48,8 @@ pub struct Plan {
     pub egress: Egress,
     /// The port of the bus on 127.0.0.1.
     pub bus_port: u16,
+    /// With whom it talks on the bus, and how much.
+    pub bus: BusPlan,
     /// The transient unit.
     pub unit: UnitPlan,
     /// Which programs its command may use; none means that nothing watches over them.
@@ -72,6 +74,21 @@ pub struct TreePlan {
     pub workspace: PathBuf,
     /// What the agent may do in `common`.
     pub common: Access,
+}
+
+/// With whom an agent talks on the bus, and how much it may send.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BusPlan {
+    /// The channels that it is a member of.
+    pub channels: Vec<ChannelName>,
+    /// The agents that it may request something of.
+    pub may_request: Vec<AgentId>,
+    /// The agents that may request something of it.
+    pub requesters: Vec<AgentId>,
+    /// Bytes of its largest message.
+    pub message: u64,
+    /// How many bytes a second its user may send; none means without a limit.
+    pub rate: Option<u64>,
 }
 
 /// The transient unit.
@@ -115,6 +132,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         }
         Level::Process => UserPlan { name: id.user_name(), uid: *uids.get(id)? },
     };
+    let unlimited = config.bus.rate.is_none().then(|| UNLIMITED.to_owned());
     let root = root::plan(id, agent, &user);
     let mut properties = level0::properties(id, agent, &user, &root);
     if agent.level >= Level::Process {
@@ -126,13 +144,23 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         tree: TreePlan { workspace: id.workspace(), common: agent.common },
         egress: agent.egress.clone(),
         bus_port: config.bus.port,
+        bus: BusPlan {
+            channels: config.channels_of(id).cloned().collect(),
+            may_request: agent.may_request.iter().cloned().collect(),
+            requesters: config.requesters_of(id).cloned().collect(),
+            message: agent.limits.message,
+            rate: config.bus.rate,
+        },
         unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
         tools: agent.tools.clone(),
-        loosened: loosened(agent),
+        loosened: loosened(agent).into_iter().chain(unlimited).collect(),
         user,
         root,
     })
 }
+
+/// What `bus.rate = "unlimited"` loosens, for every agent.
+const UNLIMITED: &str = "bus.rate is unlimited: it may send to the bus as fast as it can";
 
 /// What the operator loosened against the defaults of the level, in plain words.
 #[must_use]

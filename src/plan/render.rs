@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::config::{Access, Egress};
 use crate::plan::{Plan, Property, Value};
+use crate::text;
 
 /// Everything that would be done for the agent, in the order in which it is done.
 #[must_use]
@@ -23,6 +24,7 @@ pub fn render(plan: &Plan) -> String {
     section("tree", tree(plan));
     section("root", root(plan));
     section("egress", egress(plan));
+    section("bus", bus(plan));
     let unit = plan.unit.properties.iter().map(property);
     section(&format!("unit {}", plan.unit.name), unit.collect());
     out
@@ -57,6 +59,19 @@ fn egress(plan: &Plan) -> Vec<String> {
         }
         Egress::Unrestricted => lines.push("anything else".to_owned()),
     }
+    lines
+}
+
+fn bus(plan: &Plan) -> Vec<String> {
+    let bus = &plan.bus;
+    let rate = bus.rate.map_or_else(
+        || "as fast as it can".to_owned(),
+        |rate| format!("{} a second", text::bytes(rate)),
+    );
+    let mut lines = vec![format!("messages up to {}, {rate}", text::bytes(bus.message))];
+    lines.extend(bus.channels.iter().map(|name| format!("member of channel {name}")));
+    lines.extend(bus.may_request.iter().map(|id| format!("may request something of {id}")));
+    lines.extend(bus.requesters.iter().map(|id| format!("{id} may request something of it")));
     lines
 }
 

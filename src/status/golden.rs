@@ -10,8 +10,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{
-    Access, AgentConfig, BusConfig, Config, Egress, HostConfig, HostPort, Limits, Mode, Need,
-    Restart, RestartPolicy, Sync, TaskConfig,
+    Access, AgentConfig, BusConfig, Config, Egress, HostConfig, HostPort, Input, Limits, Mode,
+    Need, Restart, RestartPolicy, Sync, TaskConfig,
 };
 use crate::names::{AgentId, Level, UidBlock};
 use crate::status::facts::{Facts, Row, Usage};
@@ -35,14 +35,22 @@ fn id(text: &str) -> AgentId {
 
 fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
     AgentConfig {
+        may_request: [].into(),
         level,
         command: vec!["/bin/sh".into()],
         mode: Mode::Task,
-        task: TaskConfig { timeout: Duration::from_secs(600), output_limit: 1 << 20, parallel: 2 },
+        task: TaskConfig {
+            timeout: Duration::from_secs(600),
+            output_limit: 1 << 20,
+            parallel: 2,
+            input: Input::Stdin,
+            keep: 100,
+        },
         environment: BTreeMap::new(),
         environment_files: Vec::new(),
         secret_files: BTreeMap::new(),
         limits: Limits {
+            message: 1 << 20,
             cpu_usec_per_sec: 500_000,
             memory: 256 << 20,
             swap: 0,
@@ -71,8 +79,14 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
 fn config() -> Config {
     let hosts = Egress::Hosts(vec![HostPort { host: "api.example.com".into(), port: 443 }]);
     Config {
+        channels: [].into(),
         host: HostConfig { uid_block: UidBlock::DEFAULT, allow_unenforced_limits: false },
-        bus: BusConfig { port: 14222, server: "/usr/sbin/nats-server".into(), sync: Sync::Always },
+        bus: BusConfig {
+            port: 14222,
+            server: "/usr/sbin/nats-server".into(),
+            sync: Sync::Always,
+            rate: None,
+        },
         agents: BTreeMap::from([
             (id("agent-1"), agent(Level::Process, hosts, vec![Need::Jit])),
             (id("agent-2"), agent(Level::Workspace, Egress::Unrestricted, vec![])),

@@ -9,6 +9,7 @@ use crate::bus::hub::Hub;
 use crate::bus::identity;
 use crate::bus::server_conf::{self, SERVER_FILE};
 use crate::bus::streams::{Delivery, Member};
+use crate::bus::talk::Talk;
 use crate::config::{AgentConfig, Config, Mode, Sync};
 use crate::host::files::{Dir, FilesError};
 use crate::host::units::{Systemd, UnitError};
@@ -148,7 +149,7 @@ pub fn members(config: &Config) -> Vec<Member> {
     let member = |(id, agent): (&AgentId, &AgentConfig)| Member {
         id: id.clone(),
         delivery: match agent.mode {
-            Mode::Task => Delivery::Pull,
+            Mode::Task | Mode::JsonLines => Delivery::Pull,
             Mode::Service => Delivery::Push,
         },
     };
@@ -199,7 +200,7 @@ fn prepare_bus(config: &Config, done: &mut Applied) -> Result<BusFiles, ApplyErr
     }
     let group = nix::unistd::Group::from_name(BUS_USER).ok().flatten();
     let gid = group.map(|g| g.gid.as_raw());
-    let mut changed = server_conf::write(&bus_dir(), &settings, &identities, gid)?;
+    let mut changed = server_conf::write(&bus_dir(), &settings, &identities, &talk(config), gid)?;
     let dir = Dir::open(&bus_dir())?;
     let link = Path::new(SERVER_LINK);
     if dir.read_link(link)? != Some(settings.server.clone()) {
@@ -210,6 +211,19 @@ fn prepare_bus(config: &Config, done: &mut Applied) -> Result<BusFiles, ApplyErr
         done.changes.push(format!("wrote {}", bus_dir().join(SERVER_FILE).display()));
     }
     Ok(BusFiles { changed, retired })
+}
+
+/// Who may talk to whom, in the bus's words.
+#[must_use]
+pub fn talk(config: &Config) -> Talk {
+    let pairs = |(id, agent): (&AgentId, &AgentConfig)| {
+        agent.may_request.iter().map(|asked| (id.clone(), asked.clone())).collect::<Vec<_>>()
+    };
+    Talk {
+        channels: config.channels.clone(),
+        requests: config.agents.iter().flat_map(pairs).collect(),
+        message: config.agents.iter().map(|(id, a)| (id.clone(), a.limits.message)).collect(),
+    }
 }
 
 /// The bus's part of the configuration, in its own words.

@@ -42,6 +42,9 @@ pub enum FenceError {
 pub struct Fence {
     block: UidBlock,
     bus_port: u16,
+    /// Bytes a second; none means without a limit. A record of an older flock has none of this key,
+    /// and is replaced by the next `apply`.
+    bus_rate: Option<u64>,
     agents: BTreeMap<AgentId, Opening>,
 }
 
@@ -72,7 +75,12 @@ impl Fence {
     /// The fence with nothing open.
     #[must_use]
     pub fn closed(config: &Config) -> Self {
-        Self { block: config.host.uid_block, bus_port: config.bus.port, agents: BTreeMap::new() }
+        Self {
+            block: config.host.uid_block,
+            bus_port: config.bus.port,
+            bus_rate: config.bus.rate,
+            agents: BTreeMap::new(),
+        }
     }
 
     /// The record, or a closed fence where there is none: a fresh boot.
@@ -106,6 +114,7 @@ impl Fence {
         Table {
             block: self.block,
             bus_port: self.bus_port,
+            bus_rate: self.bus_rate,
             grants: grants.collect(),
             unrestricted: unrestricted.collect(),
         }

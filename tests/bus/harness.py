@@ -26,7 +26,9 @@ def accounts(without=()):
     """flock's accounts, less some agents."""
     text = (GOLDEN / "accounts.conf").read_text()
     for user in without:
-        text = re.sub(rf'^      {{s.*accounts: \["{user}"\]}}\n', "", text, flags=re.M)
+        text = re.sub(rf'^      {{s.*accounts: \["{user}"\].*}}\n', "", text, flags=re.M)
+        text = re.sub(rf'^      {{service: {{account: "{user}",.*\n', "", text, flags=re.M)
+        text = re.sub(rf', "{user}"(?=[^\n]*\]}}$)', "", text, flags=re.M)
         text = re.sub(rf'^  "{user}" {{\n.*?^  }}\n', "", text, flags=re.M | re.S)
     return text
 

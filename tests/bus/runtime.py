@@ -274,7 +274,184 @@ async def endings(report):
         report.check("SIGTERM ends it before it is connected", agent.kill(signal.SIGTERM) == 0)
 
 
+async def bounds(report):
+    """What a task is told, what ends it before its time, and what it leaves."""
+    async with Scene() as s:
+        agent = await s.agent("/bin/sh", FLOCK_TASK_PARALLEL="2", FLOCK_TASK_TIMEOUT="60", FLOCK_TASK_KEEP="5")
+        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 30))
+        await s.send("env", "echo $TASK_FOLDER $TASK_TIMEOUT $TASK_DEADLINE $COLOUR; pwd; env | grep -c -e NATS -e FLOCK",
+                     deadline=soon, environment={"COLOUR": "dark blue"})
+        output = (await s.result("env"))["output"].splitlines()
+        folder, seconds, deadline, colour = output[0].split(" ", 3)
+        report.check("a task knows its folder, time, deadline and variables",
+                     (folder, deadline, colour) == (str(agent.home / "tasks/env"), soon, "dark blue") and 20 < int(seconds) <= 30, output)
+        report.check("its folder is where it runs, and nothing of flock's is in its variables", output[1:] == [folder, "0"], output)
+        for name, value in {"PATH": "/tmp", "TASK_ID": "x", "LD_PRELOAD": "x", "lower": "x", "LONG": "x" * 4097}.items():
+            await s.send(f"no-{name}", "echo begun", environment={name: value})
+            refused = await s.result(f"no-{name}")
+            report.check(f"the variable {name} is refused", refused["status"] == "refused" and name in refused["reason"] and "begun" not in refused["output"], refused)
+
+        await s.send("usage", "python3 -c 'b = bytearray(50 << 20)\nfor i in range(2000000): pass'")
+        usage = (await s.result("usage"))["usage"]
+        report.check("what a task used up is told", usage["user_usec"] > 10000 and usage["memory_peak"] > 50 << 20, usage)
+
+        begun = time.monotonic()
+        deadline = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+        await s.send("late", "trap '' TERM; echo half; sleep 60", deadline=deadline)
+        late = await s.result("late")
+        report.check("a deadline ends a task that runs", (late["status"], late["output"]) == ("expired", "half\n") and "deadline" in late["reason"], late)
+        report.check("in time, although it ignores TERM", time.monotonic() - begun < 6.5, time.monotonic() - begun)
+
+        control = f"agent.{ME}.control"
+        await s.send("cancel", "echo $$ > pid; echo half; sleep 60 & sleep 60")
+        pid = agent.home / "tasks/cancel/pid"
+        await until(lambda: pid.exists() and pid.read_text(), 5)
+        await s.bus.hub.publish(control, b'{"cancel":"cancel"}')
+        cancelled = await s.result("cancel", 4)
+        report.check("a cancel ends a task that runs", (cancelled["status"], cancelled["output"]) == ("cancelled", "half\n"), cancelled)
+        left = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True).stdout.splitlines()
+        left = [l for l in left if l.split()[0] == pid.read_text().strip() and not l.split()[1].startswith("Z")]
+        report.check("with all its processes", left == [], left)
+        for junk in (b"", b"[]", b'{"cancel":"../x"}', b'{"cancel":' + b"[" * 5000, b"\xff"):
+            await s.bus.hub.publish(control, junk)
+        await s.bus.hub.publish(control, b'{"cancel":"not-yet"}')
+        await s.bus.hub.flush()
+        await asyncio.sleep(0.2)
+        await s.send("not-yet", "echo begun > ../../begun")
+        early = await s.result("not-yet")
+        report.check("one that was cancelled before it came is not begun", early["status"] == "cancelled" and not (agent.home / "begun").exists(), early)
+        await s.send("other", "echo alive")
+        report.check("others are not touched, and junk does no harm", (await s.result("other"))["output"] == "alive\n")
+
+        started = [json.loads(e.data) for e in s.events if json.loads(e.data)["event"] == "task-started"]
+        report.check("the event of a start carries the attempt", {e["detail"] for e in started} == {"1"}, started)
+        await s.idle()
+        await until(lambda: len(list((agent.home / "tasks").iterdir())) <= 5, 5, "old folders stay")
+        names = sorted(p.name for p in (agent.home / "results").iterdir())
+        report.check("the oldest results are removed", len(names) == 5 and "other.json" in names, names)
+        log = agent.log.read_text()
+        odd = [l for l in log.splitlines() if any(f"task {t}" in l for t in ("env", "late", "cancel")) and not l[3:].startswith("task ")]
+        report.check("each line about a task begins with its name", not odd, odd[:3])
+
+
+async def bad_world(report):
+    """The command spoils its own folders, floods, lies; the same task comes twice at once."""
+    async with Scene() as s:
+        agent = await s.agent("/bin/sh", FLOCK_TASK_PARALLEL="3", FLOCK_TASK_OUTPUT_LIMIT="1000")
+        await s.send("link", "mkdir ../../else; rm -rf ../../results; ln -s else ../../results; echo ok")
+        link = await s.result("link")
+        report.check("results replaced by a link: the result still comes, with the reason",
+                     (link["status"], link["output"]) == ("done", "ok\n") and "replaced" in link["reason"] and "result_path" not in link, link)
+        report.check("and nothing is written through the link", not list((agent.home / "else").iterdir()))
+        await s.send("mend", "rm ../../results; rmdir ../../else; echo ok")
+        await s.result("mend")
+        await s.send("gone", "rm -rf ../../results ../../tasks; echo ok")
+        gone = await s.result("gone")
+        report.check("removed folders are made again", (gone["output"], "reason" in gone) == ("ok\n", False) and agent.result("gone")["status"] == "done", gone)
+        await s.send("file", "cd /; rm -rf $HOME/tasks; echo x > $HOME/tasks; echo ok")
+        await s.result("file")
+        await s.send("nowhere", "echo ok")
+        nowhere = await s.result("nowhere")
+        report.check("a task whose folder cannot be made fails and says why", nowhere["status"] == "failed" and "folder" in nowhere["reason"], nowhere)
+        await s.idle()
+        (agent.home / "tasks").unlink()
+
+        await s.send("bytes", "printf 'a\\377b'")
+        raw = await s.result("bytes")
+        report.check("output that is no UTF-8 is replaced, and that is said", raw["output"] == "a\ufffdb" and "UTF-8" in raw["reason"], raw)
+        await s.send("flood", "yes 'task other: done' | head -n 300000 >&2; echo ok", )
+        report.check("a flood on standard error ends", (await s.result("flood", 30))["output"] == "ok\n")
+        log = agent.log.read_text()
+        report.check("it is bounded in the journal", log.count("task flood: task other") < 7000, log.count("task flood:"))
+        report.check("with a line that says how much is missing", "lines of its output were left out" in log, log[-500:])
+        report.check("and no line speaks for another task", ">task other:" not in log)
+        text = "x" * (1024 * 1024 - 2000)
+        await s.send("large", f"#{text}\nwc -c < $0; echo read")
+        report.check("a text of nearly 1 MiB arrives", "read" in (await s.result("large"))["output"])
+
+        # The server hands a task out again when it hears nothing for a while: here, because we stop flock-agent.
+        await s.send("stall", "echo run >> ../../runs; sleep 45; echo ok")
+        await until(lambda: (agent.home / "runs").exists(), 5)
+        agent.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(33)
+        agent.process.send_signal(signal.SIGCONT)
+        stall = await s.result("stall", 40)
+        report.check("a task that comes again while it runs is done once", (agent.home / "runs").read_text() == "run\n", stall)
+        report.check("and the one result is that of the first run", (stall["status"], stall["attempt"]) == ("done", 1), stall)
+        await s.idle()
+        # Two messages with one id: the second waits and finds the result of the first.
+        await s.send("twin", "echo run >> ../../twins; sleep 2; echo ok")
+        await until(lambda: (agent.home / "twins").exists(), 5)
+        await s.bus.send(f"tasks.{ME}.any", task("twin", "echo run >> ../../twins; sleep 2; echo ok", "any"))
+        await s.idle()
+        report.check("so is one that comes in two messages", (agent.home / "twins").read_text() == "run\n", agent.log.read_text()[-400:])
+        await until(lambda: "it came again while it runs" in agent.log.read_text(), 1, "the redelivery was not seen")
+
+
+async def arguments(report):
+    async with Scene() as s:
+        await s.agent("/bin/echo", "say:", "{task}", "!", FLOCK_TASK_INPUT="argument")
+        await s.send("word", "$(id) 'x'")
+        report.check("the text is one argument and no shell reads it", (await s.result("word"))["output"] == "say: $(id) 'x' !\n")
+        for ident, text, why in (("nul", "a\0b", "NUL"), ("dash", "--help", "--"), ("long", "x" * 122881, "120 KiB")):
+            await s.send(ident, text)
+            bad = await s.result(ident)
+            report.check(f"a text that cannot be an argument: {ident}", bad["status"] == "failed" and why in bad["reason"] and bad["output"] == "", bad)
+
+
+async def lines(report):
+    """A command that lives on: the example of the documentation."""
+    example = HERE.parents[1] / "docs/examples/json_lines.py"
+    if not example.exists():
+        example = HERE.parent / "examples/json_lines.py"
+    async with Scene() as s:
+        # Where the agent's user can read it.
+        program = s.bus.dir / example.name
+        shutil.copy(example, program)
+        os.chmod(s.bus.dir, 0o755)
+        os.chmod(program, 0o644)
+        agent = await s.agent("/usr/bin/python3", str(program), FLOCK_TASK_INPUT="json-lines", FLOCK_TASK_PARALLEL="4", FLOCK_TASK_TIMEOUT="4")
+        runs = lambda: agent.log.read_text().count("the command runs as process")
+        await s.send("slow", "wait 1 the end")
+        await s.send("quick", "The agents and the bus, the agents and the fence")
+        quick = await s.result("quick")
+        report.check("a task is a line of JSON and so is its answer", json.loads(quick["output"])[0] == ["agents", 2] and quick["status"] == "done", quick)
+        report.check("the answers come in any order", (await s.result("slow"))["status"] == "done" and s.results[0][1]["task"] == "quick")
+        await s.send("cancel", "wait 30")
+        await asyncio.sleep(0.5)
+        await s.bus.hub.publish(f"agent.{ME}.control", b'{"cancel":"cancel"}')
+        cancelled = await s.result("cancel", 3)
+        report.check("a cancel reaches it", cancelled["status"] == "cancelled", cancelled)
+        await s.send("timeout", "wait 30")
+        report.check("so does the end of a task's time", (await s.result("timeout"))["status"] == "timeout")
+        report.check("one process did all that", runs() == 1, runs())
+        begun = time.monotonic()
+        report.check("SIGTERM ends both with 0", agent.kill(signal.SIGTERM) == 0)
+        report.check("at once", time.monotonic() - begun < 2, time.monotonic() - begun)
+
+    async with Scene() as s:
+        dying = "import json, os, sys\nfor line in sys.stdin:\n t = json.loads(line)\n"
+        dying += " if t['text'] == 'die' and t['attempt'] == 1: os._exit(7)\n"
+        dying += " print(json.dumps({'id': t['id'], 'output': t['attempt']}), flush=True)\n"
+        agent = await s.agent("/usr/bin/python3", "-c", dying, FLOCK_TASK_INPUT="json-lines")
+        await s.send("die", "die")
+        died = await s.result("die")
+        report.check("a task whose command died comes again, as another attempt", (died["output"], died["attempt"]) == ("2", 2), died)
+        report.check("and the journal says why", "exit status: 7" in agent.log.read_text())
+        agent.kill(signal.SIGTERM)
+
+    async with Scene() as s:
+        agent = Agent(s.bus, "/nonexistent/program", FLOCK_TASK_INPUT="json-lines").start()
+        s.agents.append(agent)
+        report.check("a command that cannot be started ends the agent with a failure", agent.process.wait(10) == 1)
+        report.check("which says so", "start the command /nonexistent/program" in agent.log.read_text(), agent.log.read_text())
+
+
 async def tests(report):
     await ordinary(report)
     await deaths(report)
     await endings(report)
+    await bounds(report)
+    await bad_world(report)
+    await arguments(report)
+    await lines(report)

@@ -17,9 +17,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-
-use tokio::process::Command;
+use std::process::{Command, ExitCode};
 
 use super::link::Link;
 use super::settings::{PRIVATE, Settings};

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::rules;
+
 /// The most differences that are named; the first says enough.
 const NAMED_MAX: usize = 5;
 
@@ -20,7 +22,8 @@ struct Block {
 
 /// In what the table that is loaded differs from the planned one, for people.
 pub(super) fn differences(loaded: &str, planned: &str) -> Vec<String> {
-    let (loaded, planned) = (read(loaded), read(planned));
+    let (mut loaded, planned) = (read(loaded), read(planned));
+    forgive_counted(&mut loaded, &planned);
     let heads: BTreeSet<&String> = loaded.keys().chain(planned.keys()).collect();
     let mut found = Vec::new();
     for head in heads {
@@ -36,6 +39,23 @@ pub(super) fn differences(loaded: &str, planned: &str) -> Vec<String> {
         found.push(format!("and {more} more"));
     }
     found
+}
+
+/// The kernel puts a user into this set with its first packet, under the limit of the rule. One that
+/// stands there with another limit is not the kernel's.
+fn forgive_counted(loaded: &mut BTreeMap<String, Block>, planned: &BTreeMap<String, Block>) {
+    let rules = planned.values().flat_map(|block| &block.lines);
+    let start = format!("update @{} {{ meta skuid ", rules::RATES);
+    let mut limits = rules.filter_map(|rule| rule.split_once(&start)?.1.split_once(" }"));
+    let Some((limit, _)) = limits.next() else { return };
+    if let Some(block) = loaded.get_mut(&format!("set {}", rules::RATES)) {
+        block.elements.retain(|element| {
+            let counted = element.split_once(' ').is_some_and(|(uid, rest)| {
+                uid.bytes().all(|c| c.is_ascii_digit()) && rest == limit
+            });
+            !counted
+        });
+    }
 }
 
 fn compare(head: &str, is: &Block, should: &Block, found: &mut Vec<String>) {
@@ -113,7 +133,7 @@ fn one_spelling(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Grant, Table, rules};
+    use super::super::{Grant, Table};
     use super::*;
     use crate::names::UidBlock;
 
@@ -122,6 +142,7 @@ mod tests {
         rules::render(&Table {
             block: UidBlock::DEFAULT,
             bus_port: 14_222,
+            bus_rate: Some(16 << 20),
             grants: [grant(65_537, "192.0.2.1"), grant(65_538, "192.0.2.2")].into(),
             unrestricted: [65_539].into(),
         })
@@ -162,6 +183,13 @@ mod tests {
             ("type uid\n", "type uid\n\t\tflags dynamic\n", "flags dynamic"),
             ("table inet flock {\n", "table inet flock {\n\tflags dormant\n\n", "flags dormant"),
             ("\tchain agents {", "\tchain x {\n\t}\n\n\tchain agents {", "chain x is not flock's"),
+            (
+                "over 16 mbytes/second burst 4 mbytes }",
+                "over 17 mbytes/second burst 4 mbytes }",
+                "has",
+            ),
+            ("65537 limit rate over 16 mbytes", "65537 limit rate over 99 mbytes", "set rates has"),
+            ("counter drop\n", "counter accept\n", "chain agents has"),
             ("set allow6 {", "set allow7 {", "set allow6 is missing"),
             (
                 "\tchain output {",

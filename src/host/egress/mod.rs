@@ -28,6 +28,8 @@ pub struct Table {
     pub block: UidBlock,
     /// The port of the bus on 127.0.0.1, which every agent may reach.
     pub bus_port: u16,
+    /// How many bytes a second each user may send to the bus; none means without a limit.
+    pub bus_rate: Option<u64>,
     /// What single agents may reach besides.
     pub grants: BTreeSet<Grant>,
     /// Users that may connect to anything.

@@ -4,6 +4,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::{Grant, Table};
+use crate::names::UidBlock;
+
+/// The set that the kernel fills by itself.
+pub(super) const RATES: &str = "rates";
 
 /// Stands above the table in the text; nft drops it.
 const HEADER: &str = "\
@@ -23,7 +27,7 @@ delete table inet flock
 
 /// The nft text that replaces the table.
 pub(super) fn render(table: &Table) -> String {
-    let Table { block, bus_port, grants, unrestricted } = table;
+    let Table { block, bus_port, bus_rate, grants, unrestricted } = table;
     let allow4 = elements(grants.iter().filter_map(|grant| match grant.addr.to_canonical() {
         IpAddr::V4(addr) => Some(element(grant, addr.to_string())),
         IpAddr::V6(_) => None,
@@ -33,6 +37,8 @@ pub(super) fn render(table: &Table) -> String {
         IpAddr::V6(addr) => Some(element(grant, addr.to_string())),
     }));
     let unrestricted = elements(unrestricted.iter().map(u32::to_string));
+    let (rates, hold) =
+        bus_rate.map_or_else(Default::default, |rate| bus_limit(rate, *bus_port, *block));
     format!(
         "{HEADER}
 table inet flock {{
@@ -49,7 +55,7 @@ table inet flock {{
 	set unrestricted {{
 		type uid
 {unrestricted}	}}
-
+{rates}
 	# After every address translation of outgoing packets (priority dstnat), so that what is
 	# judged is where the packet really goes. One comparison for the packets of everybody else.
 	chain output {{
@@ -63,7 +69,7 @@ table inet flock {{
 		# Nor does an agent speak as the bus, should it get hold of its port.
 		tcp sport {bus_port} counter reject with tcp reset
 
-		# The bus.
+{hold}		# The bus.
 		oifname \"lo\" ip daddr 127.0.0.1 tcp dport {bus_port} counter accept
 
 		# Configured exceptions.
@@ -87,6 +93,52 @@ table inet flock {{
     )
 }
 
+/// What a user may send at once before its rate counts: one message of the largest size, so that
+/// the result of a task is not slowed down, and enough for a high rate to be reached.
+fn burst(rate: u64) -> u64 {
+    (rate / 4).clamp(2 << 20, 64 << 20)
+}
+
+/// The set that counts for each user, and the rule that holds it to the rate. Both are there once,
+/// whatever the number of agents; the kernel adds a user to the set with its first packet.
+fn bus_limit(rate: u64, bus_port: u16, block: UidBlock) -> (String, String) {
+    let (size, limit) = (u64::from(block.last.saturating_sub(block.first)) + 1, limit(rate));
+    let set = format!(
+        "
+	# What each user sent to the bus of late.
+	set {RATES} {{
+		type uid
+		size {size}
+		flags dynamic
+	}}
+"
+    );
+    let rule = format!(
+        "		# The bus, not faster than its rate: the packet is dropped, TCP sends it again and slower.
+		oifname \"lo\" ip daddr 127.0.0.1 tcp dport {bus_port} update @{RATES} {{ meta skuid {limit} }} counter drop
+
+"
+    );
+    (set, rule)
+}
+
+/// The limit as nft prints it.
+fn limit(rate: u64) -> String {
+    let size = |mut number: u64| {
+        let mut unit = "bytes";
+        for larger in ["kbytes", "mbytes"] {
+            if number.is_multiple_of(1024) {
+                (number, unit) = (number / 1024, larger);
+            } else {
+                break;
+            }
+        }
+        (number, unit)
+    };
+    let ((rate, per), (burst, unit)) = (size(rate), size(burst(rate)));
+    format!("limit rate over {rate} {per}/second burst {burst} {unit}")
+}
+
 fn element(grant: &Grant, address: String) -> String {
     format!("{} . {address} . {}", grant.uid, grant.port)
 }
@@ -107,7 +159,6 @@ fn elements(list: impl Iterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::UidBlock;
 
     const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/nftables/flock.nft");
 
@@ -116,6 +167,7 @@ mod tests {
         let table = Table {
             block: UidBlock::DEFAULT,
             bus_port: 14_222,
+            bus_rate: Some(16 << 20),
             grants: [].into(),
             unrestricted: [].into(),
         };
@@ -132,6 +184,7 @@ mod tests {
         let table = Table {
             block: UidBlock { first: 100, last: 200 },
             bus_port: 4000,
+            bus_rate: None,
             grants: [
                 grant(101, "192.0.2.1", 443),
                 grant(102, "::ffff:192.0.2.2", 80),
@@ -150,6 +203,21 @@ mod tests {
             "tcp sport 4000 counter reject with tcp reset",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("limit rate") && !text.contains("set rates"), "{text}");
+    }
+
+    #[test]
+    fn a_rate_is_written_as_nft_prints_it() {
+        let all = [
+            (1 << 20, "limit rate over 1 mbytes/second burst 2 mbytes"),
+            (16 << 20, "limit rate over 16 mbytes/second burst 4 mbytes"),
+            (10 << 30, "limit rate over 10240 mbytes/second burst 64 mbytes"),
+            (1500 << 10, "limit rate over 1500 kbytes/second burst 2 mbytes"),
+            (9_000_001, "limit rate over 9000001 bytes/second burst 2250000 bytes"),
+        ];
+        for (rate, text) in all {
+            assert_eq!(limit(rate), text);
         }
     }
 }

@@ -27,6 +27,8 @@ pub mod config;
 pub mod control;
 /// flockd: keeps the world as configured, answers operators, holds no agent.
 pub mod daemon;
+/// The history of all tasks: facts from the bus in, one record for each task out.
+pub mod history;
 /// `Plan` to machine: users, tree, egress, units. The only module that changes the machine.
 pub mod host;
 /// The log of an agent, by fields that an agent cannot forge.

@@ -165,6 +165,13 @@ fn an_empty_file_is_a_configuration_without_agents() {
     let config = one("").unwrap();
     assert!(config.agents.is_empty());
     assert_eq!(config.bus.port, 14_222);
+    assert_eq!((config.history.keep.as_secs(), config.history.max_size), (30 * 86_400, 1 << 30));
+}
+
+#[test]
+fn the_history_is_kept_as_written() {
+    let config = one("[history]\nkeep = \"1h\"\nmax-size = \"16MiB\"\n").unwrap();
+    assert_eq!((config.history.keep.as_secs(), config.history.max_size), (3600, 16 << 20));
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub mod doctor;
 pub mod exit;
 /// `flockctl explain`: what one agent can and cannot reach.
 mod explain;
+/// `flockctl history`: the tasks that have ended.
+pub mod history;
 /// `flockctl launch` and `halt`: what the handle's unit runs.
 pub mod launch;
 /// `flockctl up`, `down`, `start`, `stop`, `restart`.
@@ -33,12 +35,16 @@ pub mod logs;
 mod man;
 /// Standard output that a closed pipe ends quietly, and the runtime.
 pub mod out;
+/// Where the records of tasks come from: flockd, or the database itself.
+pub mod past;
 /// `flockctl plan`: what would be done.
 pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
-/// `flockctl task send`: gives agents something to do.
+/// `flockctl task …`: gives agents something to do, and shows what came of it.
 pub mod task;
+/// Points in time as people write them.
+mod when;
 
 pub use exit::Failure;
 use lifecycle::Act;
@@ -72,7 +78,7 @@ pub enum Verb {
     Status(status::Status),
     /// Show the log of an agent.
     Logs(logs::Logs),
-    /// Give agents something to do.
+    /// Give agents something to do, and see what came of it.
     #[command(subcommand)]
     Task(task::Task),
     /// Show the calls of tools that wait for an operator.
@@ -81,6 +87,8 @@ pub enum Verb {
     Approve(asks::Approve),
     /// Refuse a call of a tool that waits for an operator.
     Deny(asks::Deny),
+    /// Show the tasks that have ended: when, how, and what they used up.
+    History(history::History),
     /// Check the configuration with the daemon's own loader.
     Check {
         /// This file instead of the installed one; agents.d beside it is read too.
@@ -174,6 +182,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Asks(args) => asks::list(args),
         Verb::Approve(args) => asks::approve(args),
         Verb::Deny(args) => asks::deny(args),
+        Verb::History(args) => history::run(args),
         Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
         Verb::Apply => apply::run(&cli.config),
         Verb::Launch { agent } => launch::launch(agent, &cli.config),

@@ -8,15 +8,16 @@ use std::time::Duration;
 use super::across;
 use super::channels::{self, Channels};
 use super::cite::{At, Placed, Report};
-use super::fields::{by_rule, choice, count, in_range, plain};
+use super::fields::{by_rule, choice, count, in_range, plain, size};
 use super::file::{self, Table, Value};
 use super::part::{self, Part};
 use super::rules::quantities;
-use super::{BusConfig, Config, HostConfig, Sync};
+use super::{BusConfig, Config, HistoryConfig, HostConfig, Sync};
 use crate::names::AgentId;
 
 const HOST_KEYS: &[&str] = &["uid-block", "unenforced-limits"];
 const BUS_KEYS: &[&str] = &["port", "server", "sync", "rate"];
+const HISTORY_KEYS: &[&str] = &["keep", "max-size"];
 const UNENFORCED: [(&str, bool); 2] = [("refuse", false), ("allow", true)];
 
 /// An agent as written, and the place of its name.
@@ -30,6 +31,7 @@ struct Written {
 struct Draft {
     host: HostConfig,
     bus: BusConfig,
+    history: HistoryConfig,
     /// Where the program of the bus is named, if it is.
     server_at: Option<At>,
     channels: Channels,
@@ -85,6 +87,7 @@ impl Draft {
             table.read("bus", report, |value, report| self.read_bus(value, report));
             let channels = table.read("channels", report, channels::read);
             self.channels = plain(channels).unwrap_or_default();
+            table.read("history", report, |value, report| self.read_history(value, report));
             if let Some(defaults) = table.read("defaults", report, part::read) {
                 self.defaults = defaults.value;
             }
@@ -129,6 +132,17 @@ impl Draft {
         Some(())
     }
 
+    fn read_history(&mut self, value: &Value<'_>, report: &mut Report<'_>) -> Option<()> {
+        let mut table = value.keys(report, HISTORY_KEYS)?;
+        if let Some(keep) = plain(table.read("keep", report, keep)) {
+            self.history.keep = keep;
+        }
+        if let Some(most) = size(&mut table, "max-size", report, (16 << 20)..=(1 << 40)) {
+            self.history.max_size = most;
+        }
+        Some(())
+    }
+
     fn read_agents(&mut self, value: &Value<'_>, report: &mut Report<'_>) -> Option<()> {
         for (name, value) in value.table(report, "tables [agents.<id>]")?.entries() {
             let part = part::read(&value, report).unwrap_or_default();
@@ -153,7 +167,7 @@ impl Draft {
 
     /// Merges the defaults into each agent and applies the rules over several values.
     fn finish(self, whole: bool, report: &mut Report<'_>) -> Config {
-        let Self { host, bus, server_at, channels, defaults, agents } = self;
+        let Self { host, bus, history, server_at, channels, defaults, agents } = self;
         let (mut checked, mut merged, mut places) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut own_requests = BTreeSet::new();
         for (id, Written { at, part }) in agents {
@@ -171,7 +185,7 @@ impl Draft {
         across::users(host.uid_block, &places, &checked, report);
         channels::requests(&merged, &own_requests, &mut checked, whole, report);
         let channels = channels::resolve(channels, &checked, whole, report);
-        Config { host, bus, channels, agents: checked }
+        Config { host, bus, history, channels, agents: checked }
     }
 }
 
@@ -189,5 +203,12 @@ fn rate(value: &Value<'_>, report: &mut Report<'_>) -> Option<Option<u64>> {
     by_rule(value, report, "a size from 1MiB to 10GiB, or \"unlimited\"", |text| match text {
         "unlimited" => Ok(None),
         text => in_range(quantities::size(text)?, &range).map(Some),
+    })
+}
+
+fn keep(value: &Value<'_>, report: &mut Report<'_>) -> Option<Duration> {
+    let range = Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+    by_rule(value, report, "a duration from 1h to 3650d, such as \"30d\"", |text| {
+        in_range(quantities::duration(text)?, &range)
     })
 }

@@ -47,6 +47,8 @@ pub struct Config {
     pub bus: BusConfig,
     /// Who is in which channel. The channel `flock` is there unless it is switched off.
     pub channels: BTreeMap<ChannelName, BTreeSet<AgentId>>,
+    /// The history of all tasks.
+    pub history: HistoryConfig,
     /// Every configured agent.
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
@@ -58,6 +60,7 @@ impl Config {
         Self {
             host: HostConfig::default(),
             bus: BusConfig::default(),
+            history: HistoryConfig::default(),
             channels: BTreeMap::new(),
             agents: BTreeMap::new(),
         }
@@ -121,6 +124,21 @@ pub enum Sync {
     Always,
     /// Up to this much of acknowledged work can be lost in a power cut.
     Every(Duration),
+}
+
+/// How much of the history is kept. A task that has not ended is never forgotten.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HistoryConfig {
+    /// How long a task that has ended is remembered.
+    pub keep: Duration,
+    /// The largest size in bytes; the oldest tasks are forgotten first.
+    pub max_size: u64,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(30 * 86_400), max_size: 1 << 30 }
+    }
 }
 
 /// One agent, defaults merged in.

@@ -158,7 +158,7 @@ pub(super) fn across(id: &AgentId, part: &Part, report: &mut Report<'_>) {
     let Some(tools) = &part.tools else { return };
     if part.mode == Some(Mode::Service) {
         let message = format!("agents.{id}.tools has no effect in mode \"service\"");
-        report.fault(&tools.at, message, "mode = \"task\", or no tools here");
+        report.fault(&tools.at, message, "mode = \"task\" or \"json-lines\", or no tools here");
         return;
     }
     let unsure = ["read-only-paths", "read-write-paths", "common"];

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bus::message::Address;
+use crate::bus::message::{Address, TaskId};
+use crate::history::Filter;
 use crate::journal::Query;
 
 /// The longest that one request may wait for results.
@@ -22,6 +23,20 @@ pub enum Request {
     Asks(Asks),
     /// An operator's word on one of them.
     AskDecide(AskDecide),
+    /// Tasks in the history, without their long texts, the newest first.
+    TaskList(Filter),
+    /// Everything about one task.
+    TaskShow(ShowTask),
+    /// Tasks that have ended, in the order in which they did.
+    History(Filter),
+}
+
+/// Which task is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowTask {
+    /// Its id, or the beginning of it.
+    pub task: TaskId,
 }
 
 /// Which calls are shown.
@@ -68,6 +83,9 @@ impl Request {
             Self::TaskSend(_) => "task-send",
             Self::Asks(_) => "asks",
             Self::AskDecide(_) => "ask-decide",
+            Self::TaskList(_) => "task-list",
+            Self::TaskShow(_) => "task-show",
+            Self::History(_) => "history",
         }
     }
 
@@ -75,8 +93,9 @@ impl Request {
     #[must_use]
     pub fn is_long(&self) -> bool {
         match self {
-            Self::Status | Self::AskDecide(_) => false,
+            Self::Status | Self::AskDecide(_) | Self::TaskShow(_) => false,
             Self::Asks(asks) => asks.follow,
+            Self::TaskList(_) | Self::History(_) => true,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),
         }
@@ -99,6 +118,11 @@ mod tests {
             serde_json::from_str::<Request>(r#"{"verb":"status"}"#).unwrap(),
             Request::Status
         );
+        let list = r#"{"verb":"task-list","agent":"a","states":["failed"],"limit":3}"#;
+        let Request::TaskList(filter) = serde_json::from_str(list).unwrap() else { panic!() };
+        assert_eq!((filter.limit, filter.states.len(), filter.since), (Some(3), 1, None));
+        let show = Request::TaskShow(ShowTask { task: TaskId::parse("abc").unwrap() });
+        assert_eq!(serde_json::to_string(&show).unwrap(), r#"{"verb":"task-show","task":"abc"}"#);
     }
 
     #[test]
@@ -115,6 +139,11 @@ mod tests {
             r#"{"verb":"task-send","to":"all","text":"x","as":"root"}"#,
             r#"{"verb":"ask-decide","ask":"abcd"}"#,
             r#"{"verb":"ask-decide","ask":"abcd","approve":true,"reason":null,"uid":0}"#,
+            r#"{"verb":"task-list","states":["gone"]}"#,
+            r#"{"verb":"task-list","limit":-1}"#,
+            r#"{"verb":"history","where":"1=1"}"#,
+            r#"{"verb":"task-show","task":"../a"}"#,
+            r#"{"verb":"task-show"}"#,
         ];
         for json in bad {
             assert!(serde_json::from_str::<Request>(json).is_err(), "{json}");

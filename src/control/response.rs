@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::bus::message::{TaskId, TaskResult};
+use crate::history::{Record, Summary};
 use crate::journal::Entry;
 use crate::names::AgentId;
 use crate::status::health::View;
@@ -24,6 +25,10 @@ pub enum Response {
     Ask(AskShown),
     /// The decision on it is made.
     Decided(AskShown),
+    /// One task of a list, without its long texts.
+    Task(Box<Summary>),
+    /// Everything about a task in one place.
+    Record(Box<Record>),
     /// The answer is complete.
     End,
     /// The request could not be carried out, or not to its end.

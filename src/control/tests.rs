@@ -14,7 +14,7 @@ use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{
     CONNECTIONS_PER_USER, Client, ClientError, ErrorCode, Peer, REQUEST_MAX, Request, Response,
 };
-use crate::journal::{Entry, Query, Source};
+use crate::journal::{Entry, Query};
 use crate::names::AgentId;
 
 /// Answers a followed log with one entry and then waits for ever; counts what still waits.
@@ -37,13 +37,8 @@ impl Service for Fixed {
         let Request::Logs(query) = request else {
             return Response::error(ErrorCode::Failed, format!("{} asked", peer.name));
         };
-        let entry = Entry {
-            at: jiff::Timestamp::UNIX_EPOCH,
-            source: Source::Agent,
-            level: "info".into(),
-            pid: None,
-            text: "hello\n\u{1b}".into(),
-        };
+        let agent = AgentId::parse("a").unwrap();
+        let entry = Entry::remark(&agent, jiff::Timestamp::UNIX_EPOCH, "hello\n\u{1b}");
         if replies.send(&Response::Log(entry)).await.is_err() || !query.follow {
             return Response::End;
         }

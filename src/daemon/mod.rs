@@ -42,6 +42,8 @@ mod notify;
 mod operators;
 /// Whether the loops turn.
 mod pulse;
+/// Answers questions about the history of tasks.
+mod recall;
 /// What PID 1 tells by signal.
 mod signals;
 /// Hears PID 1.

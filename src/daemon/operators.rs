@@ -12,7 +12,9 @@ use crate::control::request::{self, SendTask};
 use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
+use crate::daemon::recall;
 use crate::daemon::world::World;
+use crate::history::Filter;
 use crate::journal::{Journal, Query};
 use crate::names::AgentId;
 use crate::tasks;
@@ -61,6 +63,11 @@ impl Service for Operators {
             Request::TaskSend(order) => self.send(order, replies).await,
             Request::Asks(asks) => self.asks(&asks, replies).await,
             Request::AskDecide(order) => self.decide(peer, &order, replies).await,
+            Request::TaskList(filter) => recall::list(filter, replies).await,
+            Request::TaskShow(which) => recall::show(which.task, replies).await,
+            Request::History(filter) => {
+                recall::list(Filter { ended: true, ..filter }, replies).await
+            }
         }
     }
 
@@ -81,8 +88,14 @@ fn audit(peer: &Peer, request: &Request) {
             tracing::info!(audit = verb, peer_uid, "{name} {word} {ask}");
         }
         Request::Logs(query) => {
-            let agent = &query.agent;
-            tracing::info!(audit = verb, peer_uid, agent = %agent, "{name} reads the log of {agent}");
+            let agent = query.agent.as_ref().map_or("every agent", AgentId::as_str);
+            tracing::info!(audit = verb, peer_uid, agent, "{name} reads the log of {agent}");
+        }
+        Request::TaskList(_) | Request::History(_) => {
+            tracing::info!(audit = verb, peer_uid, "{name} reads the list of tasks");
+        }
+        Request::TaskShow(which) => {
+            tracing::info!(audit = verb, peer_uid, "{name} reads the task {}", which.task);
         }
         Request::TaskSend(order) => {
             let to = &order.to;
@@ -94,7 +107,8 @@ fn audit(peer: &Peer, request: &Request) {
 impl Operators {
     async fn logs(&self, query: &Query, replies: &mut Replies) -> Response {
         let failed = |error| Response::error(ErrorCode::Failed, error);
-        let mut journal = match Journal::open(query) {
+        let everyone: Vec<AgentId> = self.world.config().agents.keys().cloned().collect();
+        let mut journal = match Journal::open(query, &everyone) {
             Ok(journal) => journal,
             Err(error) => return failed(error),
         };

@@ -56,6 +56,8 @@ impl World {
             egress: not_yet(),
             systemd: not_yet(),
             config: not_yet(),
+            history: Part::fine(),
+            tasks: None,
             heartbeats: BTreeMap::new(),
             asks: 0,
         };
@@ -143,10 +145,12 @@ pub enum Which {
     Systemd,
     /// Whether the configuration is applied.
     Config,
+    /// Whether the history of tasks is being written.
+    History,
 }
 
 impl Which {
-    const ALL: [Self; 4] = [Self::Bus, Self::Egress, Self::Systemd, Self::Config];
+    const ALL: [Self; 5] = [Self::Bus, Self::Egress, Self::Systemd, Self::Config, Self::History];
 
     fn of(self, view: &mut View) -> &mut Part {
         match self {
@@ -154,6 +158,7 @@ impl Which {
             Self::Egress => &mut view.egress,
             Self::Systemd => &mut view.systemd,
             Self::Config => &mut view.config,
+            Self::History => &mut view.history,
         }
     }
 
@@ -163,6 +168,7 @@ impl Which {
             Self::Egress => "egress",
             Self::Systemd => "systemd",
             Self::Config => "the configuration",
+            Self::History => "the history of tasks",
         }
     }
 }

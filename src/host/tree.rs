@@ -106,25 +106,39 @@ pub fn check(plan: &Plan) -> Result<(), TreeError> {
     check_in(Path::new(STATE_DIR), Groups::of_this_host()?, plan)
 }
 
+/// Makes the log file of one agent, if it is missing, with the access list that `ensure` gives it.
+///
+/// # Errors
+/// When something else stands in its place, or the system refuses.
+pub fn ensure_log(plan: &Plan) -> Result<(), TreeError> {
+    let state = Dir::open(Path::new(STATE_DIR))?;
+    ensure_object(&state, &log(Groups::of_this_host()?, plan), &mut Vec::new())
+}
+
 fn ensure_in(state: &Path, groups: Groups, plans: &[Plan]) -> Result<Vec<String>, TreeError> {
     let state = Dir::open(state)?;
     let mut changed = Vec::new();
     for object in objects(groups, plans, Scope::All) {
-        let made = make(&state, &object)?;
-        let handle = look(&state, &object)?;
-        if made {
-            changed.push(format!("made {}", handle.path().display()));
-        }
-        for difference in differences(&object, &handle)? {
-            let text = difference.text(&object, &handle);
-            repair(&object, &handle, &difference)?;
-            // A new object has to be given its rights; only an old one had lost them.
-            if !made {
-                changed.push(format!("repaired {text}"));
-            }
-        }
+        ensure_object(&state, &object, &mut changed)?;
     }
     Ok(changed)
+}
+
+fn ensure_object(state: &Dir, object: &Object, changed: &mut Vec<String>) -> Result<(), TreeError> {
+    let made = make(state, object)?;
+    let handle = look(state, object)?;
+    if made {
+        changed.push(format!("made {}", handle.path().display()));
+    }
+    for difference in differences(object, &handle)? {
+        let text = difference.text(object, &handle);
+        repair(object, &handle, &difference)?;
+        // A new object has to be given its rights; only an old one had lost them.
+        if !made {
+            changed.push(format!("repaired {text}"));
+        }
+    }
+    Ok(())
 }
 
 fn check_in(state: &Path, groups: Groups, plan: &Plan) -> Result<(), TreeError> {

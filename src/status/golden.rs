@@ -10,9 +10,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::config::{
-    Access, AgentConfig, BusConfig, Config, Egress, HostConfig, HostPort, Input, Limits, Mode,
-    Need, Restart, RestartPolicy, Sync, TaskConfig,
+    Access, AgentConfig, BusConfig, Config, Egress, HistoryConfig, HostConfig, HostPort, Input,
+    Limits, Mode, Need, Restart, RestartPolicy, Sync, TaskConfig,
 };
+use crate::history::Counts;
 use crate::names::{AgentId, Level, UidBlock};
 use crate::status::facts::{Facts, Row, Usage};
 use crate::status::health::{Part, View};
@@ -87,6 +88,7 @@ fn config() -> Config {
             sync: Sync::Always,
             rate: None,
         },
+        history: HistoryConfig::default(),
         agents: BTreeMap::from([
             (id("agent-1"), agent(Level::Process, hosts, vec![Need::Jit])),
             (id("agent-2"), agent(Level::Workspace, Egress::Unrestricted, vec![])),
@@ -171,6 +173,8 @@ fn view() -> View {
         systemd: Part::fine(),
         config: Part::fine(),
         asks: 2,
+        history: Part::fine(),
+        tasks: Some(Counts { queued: 3, running: 1, failed_last_day: 2 }),
         heartbeats: BTreeMap::from([
             (id("agent-1"), Timestamp::from_second(1_700_007_788).unwrap()),
             (id("agent-2"), Timestamp::from_second(1_700_007_000).unwrap()),

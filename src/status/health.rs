@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::history::Counts;
 use crate::names::AgentId;
 use crate::text::span;
 
@@ -26,6 +27,12 @@ pub struct View {
     pub systemd: Part,
     /// Whether the configuration on disk is applied.
     pub config: Part,
+    /// Whether the history of tasks is being written.
+    #[serde(default = "Part::fine")]
+    pub history: Part,
+    /// How many tasks wait, run and failed, by the history; none while it is not read.
+    #[serde(default)]
+    pub tasks: Option<Counts>,
     /// The last heartbeat of each agent that sent one since flockd was started.
     pub heartbeats: BTreeMap<AgentId, Timestamp>,
     /// How many calls of tools wait for an operator.
@@ -132,6 +139,8 @@ mod tests {
             egress: Part::fine(),
             systemd: Part::fine(),
             config: Part::fine(),
+            history: Part::fine(),
+            tasks: None,
             heartbeats: BTreeMap::new(),
             asks: 0,
         };

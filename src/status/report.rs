@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::config::{AgentConfig, Config, Egress};
+use crate::history::Counts;
 use crate::names::{AgentId, Level, WORKSPACE_USER};
 use crate::plan;
 use crate::status::ending::Ending;
@@ -27,6 +28,8 @@ pub struct Report {
     pub format: u32,
     /// What flockd says of itself; null when it is not running.
     pub flockd: Option<Daemon>,
+    /// How many tasks wait, run and failed; null when it is not known.
+    pub tasks: Option<Counts>,
     /// What concerns the host or flock as a whole.
     pub warnings: Vec<String>,
     /// The agents, by id.
@@ -142,7 +145,8 @@ pub fn report(sources: &Sources<'_>) -> Report {
         egress: view.egress.ok,
     });
     let agents = sources.seen.iter().map(|(id, seen)| agent(sources, id, seen)).collect();
-    Report { format: FORMAT, flockd: daemon, warnings: warnings(sources), agents }
+    let tasks = sources.view.ok().and_then(|view| view.tasks);
+    Report { format: FORMAT, flockd: daemon, tasks, warnings: warnings(sources), agents }
 }
 
 /// What concerns all agents.
@@ -156,6 +160,7 @@ fn warnings(sources: &Sources<'_>) -> Vec<String> {
                 ("egress", &view.egress),
                 ("systemd", &view.systemd),
                 ("the configuration", &view.config),
+                ("the history of tasks", &view.history),
             ];
             for (name, part) in parts.into_iter().filter(|(_, part)| !part.ok) {
                 lines.push(format!("{name}: {}", part.note.as_deref().unwrap_or("not in order")));

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::history::Counts;
 use crate::status::report::{Agent, Amount, Report};
 use crate::status::state::State;
 use crate::text::{bytes, printable, span};
@@ -21,6 +22,9 @@ pub fn render(report: &Report) -> String {
         );
     } else {
         let _ = writeln!(text, "{}", table(&report.agents).trim_fmt());
+    }
+    if let Some(counts) = report.tasks {
+        let _ = writeln!(text, "\n{}", work(counts));
     }
     let notes = notes(report);
     if !notes.is_empty() {
@@ -100,6 +104,16 @@ pub fn cpu(agent: &Agent) -> String {
         }
         Some(ns) => span(ns / 1_000_000_000),
     }
+}
+
+/// `work: 3 tasks waiting, 1 running, 2 failed in the last 24 h`
+#[must_use]
+pub fn work(counts: Counts) -> String {
+    let Counts { queued, running, failed_last_day } = counts;
+    format!(
+        "work: {queued} tasks waiting, {running} running, {failed_last_day} failed in the last 24 h \
+         (flockctl task list)"
+    )
 }
 
 /// What does not fit into a cell.

@@ -9,6 +9,7 @@ use flock::agent::settings::Settings as AgentSettings;
 use flock::bus::hub::Hub;
 use flock::bus::identity::{self, Identities};
 use flock::bus::streams::{Delivery, Member};
+use flock::bus::talk::Talk;
 use flock::bus::{Settings, server_conf, version};
 use flock::names::AgentId;
 
@@ -46,7 +47,8 @@ impl Bus {
             (1..=count).map(|n| AgentId::parse(&format!("agent-{n}")).expect("an id")).collect();
         let all = identity::ensure(&dir.path().join("identity"), &agents, &settings.url())
             .expect("identities");
-        server_conf::write(dir.path(), &settings, &all, None).expect("the server's configuration");
+        server_conf::write(dir.path(), &settings, &all, &Talk::default(), None)
+            .expect("the server's configuration");
         let child = Command::new(&settings.server)
             .arg("-c")
             .arg(dir.path().join(server_conf::SERVER_FILE))

@@ -118,7 +118,7 @@ pub async fn queue(sync: &str, agents: usize, count: usize, pairs: usize) -> Com
     let mut helpers = JoinSet::new();
     for id in bus.agents() {
         let link = bus.link(id).await;
-        link.heartbeat(0, 2).await;
+        link.heartbeat(Vec::new(), 2).await;
         helpers.spawn(answer(link));
     }
     let (_go_on, stop) = watch::channel(false);
@@ -147,7 +147,7 @@ async fn beat(bus: &Bus, helpers: &mut JoinSet<()>) {
         let link = bus.link(id).await;
         helpers.spawn(async move {
             loop {
-                link.heartbeat(0, 2).await;
+                link.heartbeat(Vec::new(), 2).await;
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
         });

@@ -1,17 +1,17 @@
 //! `flockctl task send`: gives agents something to do, and shows what came of it.
 
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use jiff::SignedDuration;
-use tokio::time::Instant;
 
 use crate::bus::hub::Hub;
 use crate::bus::identity;
 use crate::bus::message::{Address, Status, TaskResult};
 use crate::bus::server_conf::MAX_PAYLOAD;
+use crate::cli::task::progress::Progress;
+use crate::cli::task::result::{for_people, json, outcome};
 use crate::cli::{Failure, out};
 use crate::config;
 use crate::control::request::SendTask;
@@ -19,17 +19,10 @@ use crate::control::response::Sent;
 use crate::control::{Client, Request, Response};
 use crate::names::{AgentId, identity_dir};
 use crate::tasks::{self, Results, SendError};
-use crate::text::{printable, printable_json, span};
+use crate::text::printable;
 
 /// How long `--wait` waits unless told otherwise.
 const WAIT: &str = "1h";
-
-/// `flockctl task …`
-#[derive(Subcommand)]
-pub enum Task {
-    /// Give agents a task.
-    Send(Send),
-}
 
 /// The command line of `task send`.
 #[derive(Args)]
@@ -74,8 +67,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// When it cannot be sent, or a result is not `done`, or not there in time.
-pub fn run(task: &Task, file: &Path) -> Result<(), Failure> {
-    let Task::Send(args) = task;
+pub fn run(args: &Send, file: &Path) -> Result<(), Failure> {
     let wait = seconds(WAIT).map_err(Failure::failed)?;
     let order = SendTask {
         to: address(args),
@@ -208,7 +200,7 @@ async fn collect(args: &Send, sent: &Sent, answers: &mut Answers) -> Result<(), 
         if result.status != Status::Done {
             bad.push(format!("{}: {}", printable(&result.agent), outcome(&result)));
         }
-        progress.done += 1;
+        progress.one_more();
     }
     match bad.is_empty() {
         true => Ok(()),
@@ -216,113 +208,9 @@ async fn collect(args: &Send, sent: &Sent, answers: &mut Answers) -> Result<(), 
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map(|json| printable_json(&json)).map_err(Failure::failed)
-}
-
-/// A heading that flock knows to be true, then what the agent says, indented.
-fn for_people(result: &TaskResult) -> String {
-    let mut text = format!("{}  {}", printable(&result.agent), outcome(result));
-    if let (Some(started), Some(finished)) = (result.started, result.finished) {
-        let tenths = (finished.as_millisecond() - started.as_millisecond()).max(0) / 100;
-        text.push_str(&format!("  {}.{}s", tenths / 10, tenths % 10));
-    }
-    text.push('\n');
-    for line in result.output.lines() {
-        text.push_str(&format!("    {}\n", printable(line)));
-    }
-    if result.truncated {
-        let rest = result.result_path.as_deref().map(printable).unwrap_or_default();
-        text.push_str(&format!("    (cut here; the whole result: {rest})\n"));
-    }
-    text
-}
-
-/// `done`, `failed: exit status 3`
-fn outcome(result: &TaskResult) -> String {
-    let why = match (&result.reason, result.exit, result.signal) {
-        (Some(reason), ..) => printable(reason),
-        (None, Some(status), _) if status != 0 => format!("exit status {status}"),
-        (None, _, Some(signal)) => format!("signal {signal}"),
-        _ => return result.status.to_string(),
-    };
-    format!("{}: {why}", result.status)
-}
-
-/// A line on a terminal's standard error while one waits.
-struct Progress {
-    begun: Instant,
-    all: usize,
-    done: usize,
-    shown: bool,
-}
-
-impl Progress {
-    fn new(all: usize) -> Self {
-        Self { begun: Instant::now(), all, done: 0, shown: io::stderr().is_terminal() }
-    }
-
-    /// Waits and shows how long already.
-    async fn during<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        tokio::pin!(work);
-        loop {
-            tokio::select! {
-                value = &mut work => {
-                    self.write(&" ".repeat(60), "\r");
-                    return value;
-                }
-                _ = tick.tick() => self.write(&self.line(), ""),
-            }
-        }
-    }
-
-    fn line(&self) -> String {
-        let age = span(self.begun.elapsed().as_secs());
-        format!("{} of {} results, waiting {age} …", self.done, self.all)
-    }
-
-    /// Blanks and a carriage return need no terminal capability.
-    fn write(&self, text: &str, end: &str) {
-        if self.shown {
-            let mut stderr = io::stderr().lock();
-            let _ = write!(stderr, "\r{text}{end}").and_then(|()| stderr.flush());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn result(json: &str) -> TaskResult {
-        serde_json::from_str(json).unwrap()
-    }
-
-    #[test]
-    fn a_result_cannot_pass_for_another_agents_nor_steer_the_terminal() {
-        let hostile = result(
-            r#"{"task":"t","agent":"a","status":"failed","exit":3,"truncated":true,
-                "output":"x\u001b[2J\nb  done  1.0s\r","result_path":"/shared\u0007"}"#,
-        );
-        assert_eq!(
-            for_people(&hostile),
-            "a  failed: exit status 3\n    x\\u{1b}[2J\n    b  done  1.0s\\u{d}\n    \
-             (cut here; the whole result: /shared\\u{7})\n"
-        );
-    }
-
-    #[test]
-    fn the_outcome_says_why() {
-        let with = |rest: &str| outcome(&result(&format!(r#"{{"task":"t",{rest}}}"#)));
-        assert_eq!(with(r#""exit":0"#), "done");
-        assert_eq!(with(r#""status":"failed","signal":9"#), "failed: signal 9");
-        assert_eq!(
-            with(r#""status":"timeout","reason":"over 10min\n""#),
-            "timeout: over 10min\\u{a}"
-        );
-        assert_eq!(with(r#""status":"glorious""#), "unknown");
-    }
 
     #[test]
     fn times_are_read_as_people_write_them() {

@@ -208,9 +208,11 @@ fn bus(plan: &Plan) -> Vec<String> {
     let (id, bus) = (&plan.agent, &plan.bus);
     let mut lines = vec![
         "It has an account of its own; nats-server puts its id on whatever it sends.".to_owned(),
-        "  receives  tasks.* (tasks for it, for all, and its share of the queue), broadcast"
-            .to_owned(),
-        format!("  sends     task.result, agent.{id}.events, agent.{id}.heartbeat"),
+        format!(
+            "  receives  tasks.* (tasks for it, for all, and its share of the queue), broadcast, \
+             agent.{id}.control"
+        ),
+        format!("  sends     task.result, agent.{id}.events, agent.{id}.heartbeat, agent.{id}.ask"),
     ];
     for name in &bus.channels {
         lines.push(format!(

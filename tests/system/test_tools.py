@@ -128,6 +128,31 @@ def test_the_kernel_holds_the_command_at_level_1():
     kernel_holds(1)
 
 
+LINES = """
+[agents.liner]
+mode = "json-lines"
+command = ["/usr/bin/python3", "-uc", "SCRIPT"]
+
+[agents.liner.tools]
+direct = ["/bin/sh"]
+
+[agents.liner.tools.say]
+command = ["/usr/bin/echo", "said:"]
+"""
+SCRIPT = ("import sys, json, subprocess as s; "
+          "[print(json.dumps({'id': (t := json.loads(l))['id'], 'output': "
+          "s.run(t['text'], shell=True, stdout=-1, stderr=-2, text=True).stdout})) for l in sys.stdin]")
+
+
+def test_a_command_that_lives_on_is_held_to_its_rules_too():
+    with agents(LINES.replace("SCRIPT", SCRIPT)):
+        ok("flockctl", "apply")
+        start("liner")
+        assert inside("liner", "say hello --all")["output"] == "said: hello --all\n"
+        refused = inside("liner", "/usr/bin/echo hello; /bin/sh -c 'echo shell'")["output"]
+        assert "Permission denied" in refused and refused.endswith("shell\n"), refused
+
+
 def test_an_operator_approves_and_exactly_that_runs():
     with coder(1):
         with waiting("say ask 'to prod'; echo $?") as (ask, result):

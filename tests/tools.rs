@@ -333,3 +333,12 @@ fn scripts_their_interpreters_and_named_programs_can_be_started() {
     assert_eq!(gone.status.code(), Some(127), "{gone:?}");
     assert!(err(&gone).contains("start the command /not/there"), "{gone:?}");
 }
+
+/// The manual says what the rules are not. When this fails, it may promise more.
+#[test]
+fn what_maps_code_itself_gets_around_the_rules_as_it_is_said() {
+    let files = flock::agent::tools::program::files(Path::new("/bin/sh")).unwrap();
+    let loader = files.iter().find(|path| path.to_string_lossy().contains("/ld-")).unwrap();
+    let script = format!("{} /bin/echo around", loader.display());
+    assert_eq!(out(&lab().confined(&["/bin/sh", "-c", &script])), "around\n");
+}

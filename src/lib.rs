@@ -10,6 +10,8 @@ pub mod lines;
 pub mod names;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
+/// Tool rules: which programs a command may use, with which arguments, and who is asked.
+pub mod tools;
 
 /// `flock-agent`: any command as an agent, run inside the agent's sandbox.
 pub mod agent;

@@ -174,7 +174,7 @@ fn plan_of(text: &str) -> Plan {
     plan(&config, &Uids::from([(id.clone(), 65_537)]), &id).unwrap()
 }
 
-const EXPLAINED: [(&str, &str); 3] = [
+const EXPLAINED: [(&str, &str); 4] = [
     ("plain", "[agents.agent-1]\ncommand = [\"/bin/sh\"]\n"),
     (
         "workspace",
@@ -205,6 +205,24 @@ const EXPLAINED: [(&str, &str); 3] = [
         may-request = ["agent-1"]
         [channels.review]
         members = ["agent-1", "critic"]
+        "#,
+    ),
+    (
+        "tools",
+        r#"
+        [agents.agent-1]
+        level = 0
+        command = ["/bin/sh"]
+        [agents.agent-1.tools]
+        direct = ["/usr/bin/env"]
+        [agents.agent-1.tools.git]
+        command = ["/usr/bin/git"]
+        allow = [["status"], ["log", "-**"]]
+        ask = [["push", "origin", "*"]]
+        deny = [["push", "origin", "main"]]
+        [agents.agent-1.tools.deploy]
+        command = ["/usr/local/bin/deploy", "--to", "the server"]
+        decision = "ask"
         "#,
     ),
 ];

@@ -67,7 +67,7 @@ fn the_manual_page_names_the_real_defaults() {
 fn the_manual_page_names_every_key() {
     let page = read("docs/man/flock.toml.5");
     let mut keys = 0;
-    for source in ["src/config/part.rs", "src/config/check.rs"] {
+    for source in ["src/config/part.rs", "src/config/check.rs", "src/config/tools.rs"] {
         for list in read(source).split("_KEYS: &[&str] =").skip(1) {
             let list = list.split_once("];").expect("the end of a list").0;
             for key in list.split('"').skip(1).step_by(2) {

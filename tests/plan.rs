@@ -41,9 +41,26 @@ members = ["agent-1", "critic"]
 rate = "unlimited"
 "#;
 
+const TOOLS: &str = r#"
+[agents.agent-1]
+command = ["/usr/bin/python3", "/opt/a.py"]
+[agents.agent-1.tools]
+direct = ["/bin/sh"]
+[agents.agent-1.tools.git]
+command = ["/usr/bin/git", "--no-pager"]
+allow = [["status"], ["log", "-**"]]
+ask = [["push", "origin", "*"]]
+deny = [["push", "origin", "main"]]
+[agents.agent-1.tools.make]
+command = ["/usr/bin/make"]
+timeout = "10min"
+"#;
+
 #[test]
 fn plans_are_as_pinned() {
-    for (name, toml) in [("level-1", PLAIN), ("level-0", WORKSPACE), ("loosened", LOOSENED)] {
+    for (name, toml) in
+        [("level-1", PLAIN), ("level-0", WORKSPACE), ("loosened", LOOSENED), ("tools", TOOLS)]
+    {
         let file =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/plan-{name}.txt"));
         let found = render(&plan_of(toml));
@@ -72,6 +89,15 @@ fn each_level_contains_the_one_below() {
     let lost: Vec<_> = workspace.difference(&process).collect();
     assert!(lost.is_empty(), "level 1 lacks {lost:?}");
     assert!(process.len() > workspace.len() + 15);
+}
+
+#[test]
+fn the_rules_lie_where_the_agent_reads_them_and_cannot_write() {
+    let plan = plan_of(TOOLS);
+    let text = &plan.root.files[Path::new("etc/flock/tools.json")];
+    let rules: flock::tools::Rules = serde_json::from_str(text).unwrap();
+    assert_eq!(Some(rules), plan.tools);
+    assert!(!plan_of(PLAIN).root.files.contains_key(Path::new("etc/flock/tools.json")));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::log;
 use super::settings::Settings;
+use super::tools::broker::Operator;
+use crate::bus::ask::{Answer, Ask};
 use crate::bus::message::{self, Event, Heartbeat, TaskResult};
 use crate::bus::subject;
 use crate::names::AgentId;
@@ -21,6 +23,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const HOLD: Duration = Duration::from_secs(20);
 /// How long the server may take to store or to confirm something.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// flockd holds a question for up to ten seconds; our own wait is a little longer.
+const ASK: Duration = Duration::from_secs(15);
 
 /// What is said of a task's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +141,18 @@ impl Link {
         stored(&answer.payload)
     }
 
+    /// Asks an operator once; flockd may hold the question for a while before it answers.
+    ///
+    /// # Errors
+    /// When nobody answers, or not with an answer.
+    pub async fn ask(&self, ask: &Ask) -> Result<Answer, String> {
+        let payload = message::encode(ask).map_err(|e| e.to_string())?;
+        let request = Request::new().payload(payload.into()).timeout(Some(ASK));
+        let answer = self.client.send_request(subject::ask(&self.id), request).await;
+        let answer = answer.map_err(|e| e.to_string())?;
+        message::parse(&answer.payload).map_err(|e| e.to_string())
+    }
+
     /// Publishes an event. Nobody has to be there to hear it.
     pub async fn event(&self, event: &str, task: Option<&str>, detail: Option<String>) {
         let event = Event {
@@ -182,6 +199,16 @@ impl Link {
     /// Sends what is still in our buffers, if the server takes it soon.
     pub async fn close(self) {
         let _ = timeout(Duration::from_secs(2), self.client.flush()).await;
+    }
+}
+
+impl Operator for Link {
+    async fn ask(&self, ask: &Ask) -> Result<Answer, String> {
+        Self::ask(self, ask).await
+    }
+
+    async fn tell(&self, event: &'static str, task: Option<&str>, detail: String) {
+        self.event(event, task, Some(detail)).await;
     }
 }
 

@@ -15,6 +15,7 @@
 //! - [`outcome`]: how a task ended, and what its result says of it
 //! - [`relay`]: what the command says besides, as lines of the journal
 //! - [`store`]: folders and result files of tasks
+//! - [`tools`]: which programs the command may use, and who decides
 //! - [`log`]: lines for the journal
 //!
 //! A line of the journal that is about a task begins with `task <id>:`, the command's own words
@@ -34,6 +35,7 @@ pub mod relay;
 pub mod session;
 pub mod settings;
 pub mod store;
+pub mod tools;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -43,6 +45,9 @@ use settings::Settings;
 /// The whole program: 0 after a clean stop, 1 when it could not begin.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(end) = tools::other_role() {
+        return end;
+    }
     let settings = match Settings::from_process() {
         Ok(settings) => settings,
         Err(e) => {

@@ -1,11 +1,13 @@
 //! What the environment and the command line tell the agent.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::tools::Tools;
 use crate::names::AgentId;
+use crate::tools::RULES_VARIABLE;
 
 /// Everything the agent needs to know.
 #[derive(Clone)]
@@ -34,6 +36,8 @@ pub struct Settings {
     pub input: Input,
     /// The command.
     pub command: Vec<OsString>,
+    /// Which programs the command may use; none means that nothing watches over them.
+    pub tools: Option<Tools>,
 }
 
 /// How the command gets its tasks.
@@ -97,6 +101,16 @@ impl Settings {
             }
         };
         let output_limit = number("FLOCK_TASK_OUTPUT_LIMIT", 1 << 20, 1, 1 << 30)?;
+        let tools = match get(RULES_VARIABLE) {
+            None => None,
+            Some(file) => {
+                let dir = get("XDG_RUNTIME_DIR").unwrap_or_else(|| "/run/agent".to_owned());
+                let tools = Tools::read(Path::new(&file), Path::new(&dir));
+                let bad =
+                    |e| BadSettings { name: RULES_VARIABLE, why: format!("names {file}: {e}") };
+                Some(tools.map_err(bad)?)
+            }
+        };
         Ok(Self {
             id,
             url: need("NATS_URL")?,
@@ -110,16 +124,24 @@ impl Settings {
             input,
             attempts: number("FLOCK_TASK_ATTEMPTS", 5, 1, 1000)?,
             command: if command.is_empty() { vec!["/bin/sh".into()] } else { command },
+            tools,
         })
     }
 }
 
 impl Settings {
-    /// The start of a program with its arguments. Variables that are not the command's are not in it.
+    /// The start of a program with its arguments, under the agent's tool rules if it has any.
+    /// Variables that are not the command's are not in it.
     #[must_use]
     pub fn start(&self, program: &OsStr, arguments: &[OsString]) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments);
+        let mut command = match &self.tools {
+            Some(tools) => tools.command(program, arguments),
+            None => {
+                let mut command = Command::new(program);
+                command.args(arguments);
+                command
+            }
+        };
         for name in PRIVATE {
             command.env_remove(name);
         }
@@ -135,7 +157,7 @@ impl Settings {
 }
 
 /// Variables that are the agent's own and not its command's.
-pub const PRIVATE: [&str; 9] = [
+pub const PRIVATE: [&str; 10] = [
     "NATS_URL",
     "NATS_USER",
     "NATS_PASSWORD",
@@ -145,6 +167,7 @@ pub const PRIVATE: [&str; 9] = [
     "FLOCK_TASK_ATTEMPTS",
     "FLOCK_TASK_INPUT",
     "FLOCK_TASK_KEEP",
+    RULES_VARIABLE,
 ];
 
 #[cfg(test)]
@@ -164,6 +187,7 @@ impl Settings {
             keep: 100,
             input: Input::Stdin,
             command: command.iter().map(Into::into).collect(),
+            tools: None,
         }
     }
 }

@@ -22,6 +22,7 @@ use super::register::{Place, Register, Turn};
 use super::session::Session;
 use super::settings::{Input, Settings};
 use super::store::Store;
+use super::tools;
 use crate::bus::message::{self, Status, Task, TaskId, TaskResult};
 use crate::bus::{environment, streams};
 
@@ -68,6 +69,7 @@ pub async fn run(settings: Settings) -> io::Result<()> {
         link = Link::connect(&settings) => link,
         () = said(&mut stop) => return Ok(()),
     };
+    tools::serve(&settings, &link)?;
     let store = Store::new(&settings.shared, &settings.id, settings.output_limit);
     let (session, keeper) = match settings.input {
         Input::JsonLines => keep(&settings, &store, &say),

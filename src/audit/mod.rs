@@ -77,6 +77,8 @@ pub enum What {
     Approve,
     /// A tool that an agent asked for was refused by a person.
     Deny,
+    /// A tool waits for a person.
+    ToolAsked,
     /// A tool was allowed by the rules.
     ToolAllowed,
     /// A tool was refused by the rules, or nobody answered in time.
@@ -122,6 +124,7 @@ impl What {
             Self::TaskDrop => "task-drop",
             Self::Approve => "approve",
             Self::Deny => "deny",
+            Self::ToolAsked => "tool-asked",
             Self::ToolAllowed => "tool-allowed",
             Self::ToolDenied => "tool-denied",
             Self::Start => "start",

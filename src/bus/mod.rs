@@ -11,12 +11,14 @@
 //! - [`streams`]: what JetStream keeps for each agent (pure)
 //! - [`environment`]: which variables a task may bring (pure)
 //! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
+//! - [`ask`]: a tool that waits for an operator: question and answer
 //! - [`hub`]: the operator's side: make streams, send tasks, see results
 //! - [`speak`]: broadcasts and channels, for the operator
 //! - [`queue`]: hands each task of the shared queue to exactly one agent
 //! - [`version`]: which nats-server this is, and whether it can hold the promise
 
 pub mod accounts;
+pub mod ask;
 pub mod environment;
 pub mod hub;
 pub mod identity;

@@ -11,6 +11,8 @@ use crate::names::{AgentId, CONFIG_FILE};
 pub mod agent;
 /// `flockctl apply` and `net-load`: makes the machine as configured.
 pub mod apply;
+/// `flockctl asks`, `approve` and `deny`: calls of tools that wait for an operator.
+pub mod asks;
 /// `flockctl audit`: who did what.
 pub mod audit;
 /// `flockctl check`: the daemon's own loader.
@@ -81,6 +83,12 @@ pub enum Verb {
     /// Give agents something to do, and see what came of it.
     #[command(subcommand)]
     Task(task::Task),
+    /// Show the calls of tools that wait for an operator.
+    Asks(asks::Asks),
+    /// Let a call of a tool run that waits for an operator.
+    Approve(asks::Approve),
+    /// Refuse a call of a tool that waits for an operator.
+    Deny(asks::Deny),
     /// Show the tasks that have ended: when, how, and what they used up.
     History(history::History),
     /// Check the configuration with the daemon's own loader.
@@ -180,6 +188,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Status(args) => status::run(args, &cli.config),
         Verb::Logs(args) => logs::run(args, &cli.config),
         Verb::Task(task) => task::run(task, &cli.config),
+        Verb::Asks(args) => asks::list(args),
+        Verb::Approve(args) => asks::approve(args),
+        Verb::Deny(args) => asks::deny(args),
         Verb::History(args) => history::run(args),
         Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
         Verb::Apply => apply::run(&cli.config),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::cite::{At, Placed, Report, shown};
 use super::part::Part;
 use super::rules::paths;
+use super::tools;
 use super::{AgentConfig, Input, Mode, TASK_WORD};
 use crate::names::{AgentId, Level, UidBlock};
 
@@ -28,6 +29,7 @@ pub(super) fn agent(id: &AgentId, at: &At, part: &Part, whole: bool, report: &mu
     text_of_the_task(part, report);
     both_lists(part, report);
     program(id, part, report);
+    tools::across(id, part, report);
 }
 
 /// `{task}` stands where a text can be put in its place, and `input` where it means something.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::cite::Placed;
 use super::part::{LimitsPart, Part, RestartPart, TaskPart};
+use super::tools::ToolsPart;
 use super::{Access, AgentConfig, Egress, Input, Limits, Mode, Restart, RestartPolicy, TaskConfig};
 use crate::names::Level;
 
@@ -36,6 +37,7 @@ impl Part {
             read_only_paths: self.read_only_paths.or(base.read_only_paths),
             read_write_paths: self.read_write_paths.or(base.read_write_paths),
             needs: self.needs.or(base.needs),
+            tools: tools(self.tools, base.tools),
             bad: &self.bad | &base.bad,
         }
     }
@@ -62,7 +64,18 @@ impl Part {
             read_only_paths: paths(&self.read_only_paths),
             read_write_paths: paths(&self.read_write_paths),
             needs: self.needs.clone().unwrap_or_default(),
+            tools: self.tools.as_ref().map(|tools| tools.value.config()),
         }
+    }
+}
+
+fn tools(
+    own: Option<Placed<ToolsPart>>,
+    base: Option<Placed<ToolsPart>>,
+) -> Option<Placed<ToolsPart>> {
+    match (own, base) {
+        (Some(own), Some(base)) => Some(Placed { value: own.value.over(base.value), at: own.at }),
+        (own, base) => own.or(base),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::names::{AgentId, ChannelName, Level, UidBlock};
+use crate::tools::Rules;
 
 /// Rules over several values of an agent, and over several agents.
 mod across;
@@ -30,6 +31,8 @@ mod merge;
 mod part;
 /// The grammars of single values.
 mod rules;
+/// The tools of an agent.
+mod tools;
 
 pub use cite::{Fault, Faults};
 pub use load::{Place, load, parse, parse_here, places, read};
@@ -171,6 +174,8 @@ pub struct AgentConfig {
     pub read_write_paths: Vec<PathBuf>,
     /// Loosened defaults.
     pub needs: Vec<Need>,
+    /// Which programs the command may use; none means that nothing watches over them.
+    pub tools: Option<Rules>,
 }
 
 /// How an agent's command is run.

@@ -9,6 +9,7 @@ use super::cite::{At, Placed, Report, shown};
 use super::fields::{LIST_MAX, by_rule, choice, count, in_range, list, plain, set, size, span};
 use super::file::Value;
 use super::rules::{egress, names, paths, quantities};
+use super::tools::{self, ToolsPart};
 use super::{Access, Egress, Input, Mode, Need, RestartPolicy};
 use crate::names::{AgentId, Level};
 
@@ -28,6 +29,7 @@ pub(super) const AGENT_KEYS: &[&str] = &[
     "read-only-paths",
     "read-write-paths",
     "needs",
+    "tools",
 ];
 pub(super) const LIMIT_KEYS: &[&str] =
     &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp", "message"];
@@ -60,6 +62,7 @@ pub(super) struct Part {
     pub read_only_paths: Option<Vec<Placed<PathBuf>>>,
     pub read_write_paths: Option<Vec<Placed<PathBuf>>>,
     pub needs: Option<Vec<Need>>,
+    pub tools: Option<Placed<ToolsPart>>,
     /// Keys that were there with a value that was refused: nothing is concluded from their absence.
     pub bad: BTreeSet<&'static str>,
 }
@@ -123,6 +126,7 @@ pub(super) fn read(value: &Value<'_>, report: &mut Report<'_>) -> Option<Part> {
         read_only_paths: plain(t.read("read-only-paths", report, readable)),
         read_write_paths: plain(t.read("read-write-paths", report, writable)),
         needs: plain(t.read("needs", report, needs)),
+        tools: t.read("tools", report, tools::read),
         bad: BTreeSet::new(),
     };
     part.bad = table.bad;
@@ -156,7 +160,8 @@ const POLICIES: [(&str, RestartPolicy); 3] = [
 ];
 const NEEDS: [(&str, Need); 1] = [("jit", Need::Jit)];
 
-fn command(value: &Value<'_>, report: &mut Report<'_>) -> Option<Vec<String>> {
+/// A program and its arguments.
+pub(super) fn command(value: &Value<'_>, report: &mut Report<'_>) -> Option<Vec<String>> {
     const MAY: &str = "a program and its arguments: [\"/usr/bin/python3\", \"/opt/a.py\"]";
     let words = list(value, report, MAY, |v, r| {
         by_rule(v, r, "text on one line; a longer script goes into a file", |text| {

@@ -20,6 +20,10 @@ pub enum Request {
     Logs(Query),
     /// A task for agents.
     TaskSend(SendTask),
+    /// The calls of tools that wait for an operator.
+    Asks(Asks),
+    /// An operator's word on one of them.
+    AskDecide(AskDecide),
     /// Tasks in the history, without their long texts, the newest first.
     TaskList(Filter),
     /// Everything about one task.
@@ -38,6 +42,26 @@ pub enum Request {
 pub struct ShowTask {
     /// Its id, or the beginning of it.
     pub task: TaskId,
+}
+
+/// Which calls are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asks {
+    /// Go on with those that come.
+    pub follow: bool,
+}
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskDecide {
+    /// The beginning of its id, as far as it is unambiguous.
+    pub ask: String,
+    /// Whether it may run.
+    pub approve: bool,
+    /// Why not, for the agent.
+    pub reason: Option<String>,
 }
 
 /// A task as an operator gives it.
@@ -62,6 +86,8 @@ impl Request {
             Self::Status => "status",
             Self::Logs(_) => "logs",
             Self::TaskSend(_) => "task-send",
+            Self::Asks(_) => "asks",
+            Self::AskDecide(_) => "ask-decide",
             Self::TaskList(_) => "task-list",
             Self::TaskShow(_) => "task-show",
             Self::History(_) => "history",
@@ -74,7 +100,9 @@ impl Request {
     #[must_use]
     pub fn is_long(&self) -> bool {
         match self {
-            Self::Status | Self::TaskShow(_) | Self::AuditShow(_) | Self::AuditVerify => false,
+            Self::Status | Self::TaskShow(_) | Self::AskDecide(_) => false,
+            Self::AuditShow(_) | Self::AuditVerify => false,
+            Self::Asks(asks) => asks.follow,
             Self::TaskList(_) | Self::History(_) => true,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),
@@ -117,6 +145,8 @@ mod tests {
             r#"{"verb":"logs","agent":"a","lines":-5,"since":null,"follow":false}"#,
             r#"{"verb":"task-send","to":"../a","text":"x"}"#,
             r#"{"verb":"task-send","to":"all","text":"x","as":"root"}"#,
+            r#"{"verb":"ask-decide","ask":"abcd"}"#,
+            r#"{"verb":"ask-decide","ask":"abcd","approve":true,"reason":null,"uid":0}"#,
             r#"{"verb":"task-list","states":["gone"]}"#,
             r#"{"verb":"task-list","limit":-1}"#,
             r#"{"verb":"history","where":"1=1"}"#,

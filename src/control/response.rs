@@ -1,5 +1,6 @@
 //! What is answered over the control socket.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::audit;
@@ -25,6 +26,10 @@ pub enum Response {
     Sent(Sent),
     /// One agent's result.
     Result(TaskResult),
+    /// A call of a tool that waits for an operator.
+    Ask(AskShown),
+    /// The decision on it is made.
+    Decided(AskShown),
     /// One task of a list, without its long texts.
     Task(Box<Summary>),
     /// Everything about a task in one place.
@@ -38,6 +43,27 @@ pub enum Response {
         /// For people.
         message: String,
     },
+}
+
+/// A call of a tool that waits for an operator. Every text in it is the agent's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskShown {
+    /// Its id: the hash of all that is asked.
+    pub ask: String,
+    /// Who asks: the server's word.
+    pub agent: AgentId,
+    /// The tool.
+    pub tool: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Where it would run.
+    pub folder: String,
+    /// The task that the command says it works on.
+    pub task: Option<String>,
+    /// When it was first heard of.
+    pub since: Timestamp,
+    /// When nobody waits any more.
+    pub deadline: Timestamp,
 }
 
 /// A task that the bus has stored.

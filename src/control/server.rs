@@ -25,7 +25,8 @@ use crate::names::OPERATOR_GROUP;
 use crate::text::printable;
 
 /// What a bad request is told.
-const VERBS: &str = "the verbs are status, logs, task-send, task-list, task-show and history; what changes a unit (start, stop, \
+const VERBS: &str = "the verbs are status, logs, task-send, task-list, task-show, history, asks and \
+                     ask-decide; what changes a unit (start, stop, \
                      restart, apply) needs root: run flockctl with sudo";
 
 /// Why the socket could not be made.

@@ -17,6 +17,7 @@ use crate::bus::queue;
 use crate::bus::streams::{Delivery, Member};
 use crate::config::{Config, Mode};
 use crate::daemon::allowance::{Allowance, Verdict};
+use crate::daemon::asks;
 use crate::daemon::pulse::Loop;
 use crate::daemon::world::{Which, World};
 use crate::names::identity_dir;
@@ -138,6 +139,9 @@ fn take(world: &World, notice: Notice, allowance: &mut Allowance) {
         // Whoever waits for a result has a subscription of its own.
         Report::Result(_) => {}
         Report::Event(event) => {
+            if let Ok(event) = &event {
+                asks::note(world, &agent, event);
+            }
             let line = match &event {
                 Ok(event) => describe(event),
                 Err(error) => {

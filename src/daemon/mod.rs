@@ -22,6 +22,8 @@ use crate::names::{CONFIG_FILE, RUN_DIR};
 
 /// How much an agent may make flockd write into the journal.
 mod allowance;
+/// Calls of tools that wait for an operator.
+mod asks;
 /// The connection to the bus.
 mod bus;
 /// What changed in the configuration, for the audit log.
@@ -152,6 +154,7 @@ async fn run(world: Arc<World>) -> Result<(), Fatal> {
     forever("watch", watch_loop::run(of(), tell).boxed());
     forever("egress", egress::run(of()).boxed());
     forever("bus", bus::run(of(), first.0.clone()).boxed());
+    forever("asks", asks::run(of()).boxed());
     forever("mirror", mirror::run(of(), first.0.clone()).boxed());
     forever("notify", notify::run(of()).boxed());
     let shared = of();

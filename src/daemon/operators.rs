@@ -1,5 +1,6 @@
 //! What flockd does for operators over the control socket.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::audit::{self, Entry, How, Log, What, Who};
 use crate::control::peer::{self, Peer, Refusal};
-use crate::control::request::SendTask;
+use crate::control::request::{self, SendTask};
 use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
@@ -66,6 +67,8 @@ impl Service for Operators {
             },
             Request::Logs(query) => self.logs(&query, replies).await,
             Request::TaskSend(order) => self.send(order, replies).await,
+            Request::Asks(asks) => self.asks(&asks, replies).await,
+            Request::AskDecide(order) => self.decide(peer, &order, replies).await,
             Request::TaskList(filter) => recall::list(filter, replies).await,
             Request::TaskShow(which) => recall::show(which.task, replies).await,
             Request::History(filter) => {
@@ -86,7 +89,9 @@ impl Service for Operators {
 fn entry_of(peer: &Peer, request: &Request) -> Option<Entry> {
     let who = || Who { uid: peer.uid, name: peer.name.clone(), how: How::Socket };
     match request {
-        Request::Status | Request::AuditShow(_) | Request::AuditVerify => None,
+        Request::Status | Request::AuditShow(_) | Request::AuditVerify | Request::Asks(_) => None,
+        // Recorded where it is decided: only there it is known which call it was.
+        Request::AskDecide(_) => None,
         Request::Logs(query) => {
             let agent = query.agent.as_ref().map_or("every agent", AgentId::as_str);
             let (peer_uid, name) = (peer.uid, &peer.name);
@@ -157,6 +162,37 @@ impl Operators {
                 }
                 Err(error) => return failed(error),
             }
+        }
+    }
+
+    async fn asks(&self, wanted: &request::Asks, replies: &mut Replies) -> Response {
+        let mut shown = HashSet::new();
+        loop {
+            let changed = self.world.asks.changed();
+            for ask in self.world.asks.pending() {
+                let new = shown.insert(ask.ask.clone());
+                if new && replies.send(&Response::Ask(ask)).await.is_err() {
+                    return Response::End;
+                }
+            }
+            if !wanted.follow {
+                return Response::End;
+            }
+            changed.await;
+        }
+    }
+
+    async fn decide(
+        &self,
+        peer: &Peer,
+        order: &request::AskDecide,
+        replies: &mut Replies,
+    ) -> Response {
+        match self.world.asks.decide(peer, order).await {
+            Err(why) => Response::error(ErrorCode::Failed, why),
+            Ok(ask) => match replies.send(&Response::Decided(ask)).await {
+                Ok(()) | Err(_) => Response::End,
+            },
         }
     }
 

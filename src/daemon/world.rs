@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::bus::hub::Hub;
 use crate::config::Config;
+use crate::daemon::asks::Asks;
 use crate::daemon::pulse::Pulses;
 use crate::names::AgentId;
 use crate::status::health::{Part, View};
@@ -23,6 +24,8 @@ pub struct World {
     pub hub: watch::Sender<Option<Hub>>,
     /// The loops' signs of life.
     pub pulses: Pulses,
+    /// The calls of tools that wait for an operator.
+    pub asks: Asks,
     facts: Mutex<Facts>,
 }
 
@@ -56,12 +59,14 @@ impl World {
             history: Part::fine(),
             tasks: None,
             heartbeats: BTreeMap::new(),
+            asks: 0,
         };
         Arc::new(Self {
             file,
             config: watch::Sender::new(Arc::new(config)),
             hub: watch::Sender::new(None),
             pulses: Pulses::default(),
+            asks: Asks::default(),
             facts: Mutex::new(Facts { view, counts: Counts::default() }),
         })
     }
@@ -79,7 +84,7 @@ impl World {
     /// What an operator is told.
     #[must_use]
     pub fn view(&self) -> View {
-        self.facts().view.clone()
+        View { asks: self.asks.count(), ..self.facts().view.clone() }
     }
 
     /// Sets the condition of one part, and logs it when it changes.

@@ -12,6 +12,8 @@ pub mod doctor;
 pub mod egress;
 /// The dangerous opens, all of them.
 pub mod files;
+/// Whether a process can give up the right to execute programs.
+pub mod landlock;
 /// The skeleton that becomes an agent's root directory.
 pub mod root;
 /// The one file where `unsafe` is allowed.

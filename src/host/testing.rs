@@ -96,6 +96,7 @@ pub fn plan(id: &str) -> Plan {
         bus_port: 14_222,
         bus: crate::plan::BusPlan::default(),
         unit: UnitPlan { name: agent.agent_unit(), slice: agent.slice(), properties: Vec::new() },
+        tools: None,
         loosened: Vec::new(),
         agent,
     }

@@ -10,6 +10,7 @@ use crate::config::{Access, Egress};
 use crate::names::{AgentId, Level};
 use crate::plan::{Plan, Value};
 use crate::text;
+use crate::tools::words;
 
 /// Says what the agent can reach, and what keeps it from the rest.
 #[must_use]
@@ -25,6 +26,7 @@ pub fn explain(plan: &Plan) -> String {
         }
     };
     section("Who it is", who(plan));
+    section("Tools", tools(plan));
     section("Files", files(plan));
     section("Network", network(plan));
     section("Bus", bus(plan));
@@ -73,13 +75,53 @@ fn work(plan: &Plan) -> Option<&'static str> {
     }
 }
 
-/// A command as people write it; what has blanks or quotes in it is quoted.
-fn words(argv: &[String]) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
-    let word = |word: &String| {
-        if !word.is_empty() && word.chars().all(plain) { word.clone() } else { format!("{word:?}") }
-    };
-    argv.iter().map(word).collect::<Vec<_>>().join(" ")
+/// What its command may start, and what is honest to say of it.
+fn tools(plan: &Plan) -> Vec<String> {
+    let Some(rules) = &plan.tools else { return Vec::new() };
+    let mut lines = vec![
+        "The kernel lets its command start its own program, and nothing else but:".to_owned(),
+        "  stand-ins for the tools below, which ask flock-agent".to_owned(),
+    ];
+    lines.extend(rules.direct.iter().map(|path| format!("  {}, at any time", path.display())));
+    for (name, tool) in &rules.tools {
+        let bounds = format!(
+            "at most {}, {} of output",
+            text::span(tool.timeout),
+            text::bytes(tool.output_limit)
+        );
+        lines.push(format!("{name}: runs {}; {bounds}", words(&tool.command)));
+        for (action, shapes) in [("deny", &tool.deny), ("ask", &tool.ask), ("allow", &tool.allow)] {
+            lines.extend(shapes.iter().map(|shape| format!("  {action:5}  {shape}")));
+        }
+        let what = if tool.has_shapes() { "anything else" } else { "any arguments" };
+        lines.push(format!("  {:5}  {what}", tool.rest.to_string()));
+    }
+    if rules.asks() {
+        lines.push(
+            "What asks waits for flockctl approve or deny; without an answer it is denied."
+                .to_owned(),
+        );
+    }
+    lines.push(
+        "A tool runs outside these rules: what it starts, and what its own configuration makes it \
+         do, is not looked at."
+            .to_owned(),
+    );
+    lines.push(
+        "A program that can map code itself (an interpreter, the loader) can get around all this."
+            .to_owned(),
+    );
+    lines.push(match plan.level {
+        Level::Workspace => {
+            "At level 0 all agents share a user: these rules are guard-rails, not a \
+                             boundary."
+                .to_owned()
+        }
+        Level::Process => "The boundary is the sandbox (user, root directory, network, secrets); \
+                           these rules are guard-rails inside it."
+            .to_owned(),
+    });
+    lines
 }
 
 /// What lies in its root directory.
@@ -166,9 +208,11 @@ fn bus(plan: &Plan) -> Vec<String> {
     let (id, bus) = (&plan.agent, &plan.bus);
     let mut lines = vec![
         "It has an account of its own; nats-server puts its id on whatever it sends.".to_owned(),
-        "  receives  tasks.* (tasks for it, for all, and its share of the queue), broadcast"
-            .to_owned(),
-        format!("  sends     task.result, agent.{id}.events, agent.{id}.heartbeat"),
+        format!(
+            "  receives  tasks.* (tasks for it, for all, and its share of the queue), broadcast, \
+             agent.{id}.control"
+        ),
+        format!("  sends     task.result, agent.{id}.events, agent.{id}.heartbeat, agent.{id}.ask"),
     ];
     for name in &bus.channels {
         lines.push(format!(

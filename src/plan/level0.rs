@@ -8,11 +8,15 @@ use crate::config::{Access, AgentConfig, Egress, Input, Mode, RestartPolicy};
 use crate::names::{AgentId, LIB_DIR, Level};
 use crate::plan::root::Bind;
 use crate::plan::{Property, RootPlan, UserPlan, Value};
+use crate::tools;
 
 /// `infinity` for systemd.
 const NO_LIMIT: u64 = u64::MAX;
 /// The mount flag of `BindPaths=`, with submounts.
 const MS_REC: u64 = 16_384;
+/// The calls with which a process gives up rights for good.
+const LANDLOCK: [&str; 3] =
+    ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"];
 /// `AF_INET` and `AF_INET6` in `IPAddress…=`.
 const FAMILY: (i32, i32) = (2, 10);
 
@@ -93,6 +97,9 @@ fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
         "LANG=C.UTF-8".to_owned(),
     ];
     environment.extend(tasks(agent));
+    if agent.tools.is_some() {
+        environment.push(format!("{}=/{}", tools::RULES_VARIABLE, tools::RULES_FILE));
+    }
     environment.extend(agent.environment.iter().map(|(name, value)| format!("{name}={value}")));
     // The identity comes last, so that no other file can put another one in its place.
     let mut files: Vec<_> = agent.environment_files.iter().map(|p| text(p)).collect();
@@ -207,7 +214,7 @@ fn egress(agent: &AgentConfig) -> Vec<Property> {
         Property::new("SystemCallErrorNumber", 1i32),
         Property::new("IPAccounting", true),
     ];
-    all.extend(syscall_filter(agent.level));
+    all.extend(syscall_filter(agent));
     let any = vec![(FAMILY.0, vec![0; 4], 0), (FAMILY.1, vec![0; 16], 0)];
     if agent.egress == Egress::Unrestricted {
         // flock-agents.slice denies; what is allowed here wins over it.
@@ -221,13 +228,13 @@ fn egress(agent: &AgentConfig) -> Vec<Property> {
 }
 
 /// The first list sets the meaning of those after it, so both levels are written here.
-fn syscall_filter(level: Level) -> Vec<Property> {
+fn syscall_filter(agent: &AgentConfig) -> Vec<Property> {
     let list = |allow, calls: &[&str]| {
         let calls = calls.iter().map(|&c| c.to_owned()).collect();
         Property::new("SystemCallFilter", Value::List(allow, calls))
     };
     let around_the_fence = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
-    match level {
+    let mut lists = match agent.level {
         Level::Workspace => vec![list(false, &around_the_fence)],
         Level::Process => vec![
             list(true, &["@system-service"]),
@@ -236,7 +243,12 @@ fn syscall_filter(level: Level) -> Vec<Property> {
                 &[&around_the_fence[..], &["userfaultfd", "@keyring", "@privileged"]].concat(),
             ),
         ],
+    };
+    if agent.level >= Level::Process && agent.tools.is_some() {
+        // With these flock-agent confines the command; @system-service of 252 lacks them.
+        lists.push(list(true, &LANDLOCK));
     }
+    lists
 }
 
 fn families(agent: &AgentConfig) -> Vec<String> {

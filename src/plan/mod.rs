@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::config::{Access, AgentConfig, Config, Egress, Need};
 use crate::names::{AgentId, ChannelName, Level, WORKSPACE_USER};
+use crate::tools::Rules;
 
 /// A plan as what an agent can and cannot reach.
 mod explain;
@@ -51,6 +52,8 @@ pub struct Plan {
     pub bus: BusPlan,
     /// The transient unit.
     pub unit: UnitPlan,
+    /// Which programs its command may use; none means that nothing watches over them.
+    pub tools: Option<Rules>,
     /// What the configuration loosens, one line each for people.
     pub loosened: Vec<String>,
 }
@@ -149,6 +152,7 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
             rate: config.bus.rate,
         },
         unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
+        tools: agent.tools.clone(),
         loosened: loosened(agent).into_iter().chain(unlimited).collect(),
         user,
         root,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::{Access, AgentConfig, Egress};
 use crate::names::{AgentId, shared_dir};
 use crate::plan::UserPlan;
+use crate::tools::RULES_FILE;
 
 /// The skeleton on the host that becomes `/` of the agent, and the binds into it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -87,14 +88,15 @@ pub(super) fn plan(id: &AgentId, agent: &AgentConfig, user: &UserPlan) -> RootPl
         dir: id.root_dir(),
         dirs: DIRS.iter().map(PathBuf::from).collect(),
         links: LINKS.iter().map(|(a, b)| (a.into(), b.into())).collect(),
-        files: files(id, user, unrestricted),
+        files: files(id, agent, user),
         secrets: secrets(agent),
         binds: binds(id, agent, unrestricted),
     }
 }
 
 /// The agent's own `/etc`: nobody else's name stands in it.
-fn files(id: &AgentId, user: &UserPlan, unrestricted: bool) -> BTreeMap<PathBuf, String> {
+fn files(id: &AgentId, agent: &AgentConfig, user: &UserPlan) -> BTreeMap<PathBuf, String> {
+    let unrestricted = agent.egress == Egress::Unrestricted;
     let UserPlan { name, uid } = user;
     let home = format!("/shared/agents/{id}");
     let dns = if unrestricted { " dns" } else { "" };
@@ -119,6 +121,10 @@ fn files(id: &AgentId, user: &UserPlan, unrestricted: bool) -> BTreeMap<PathBuf,
     ]);
     if unrestricted {
         files.insert("etc/resolv.conf".into(), String::new());
+    }
+    // Rules are plain data: they always have a form in JSON.
+    if let Some(rules) = agent.tools.as_ref().and_then(|t| serde_json::to_string_pretty(t).ok()) {
+        files.insert(RULES_FILE.into(), rules + "\n");
     }
     files
 }

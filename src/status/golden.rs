@@ -73,6 +73,7 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
         read_only_paths: Vec::new(),
         read_write_paths: Vec::new(),
         needs,
+        tools: None,
     }
 }
 
@@ -171,6 +172,7 @@ fn view() -> View {
         egress: Part::fine(),
         systemd: Part::fine(),
         config: Part::fine(),
+        asks: 2,
         history: Part::fine(),
         tasks: Some(Counts { queued: 3, running: 1, failed_last_day: 2 }),
         heartbeats: BTreeMap::from([

@@ -35,6 +35,9 @@ pub struct View {
     pub tasks: Option<Counts>,
     /// The last heartbeat of each agent that sent one since flockd was started.
     pub heartbeats: BTreeMap<AgentId, Timestamp>,
+    /// How many calls of tools wait for an operator.
+    #[serde(default)]
+    pub asks: usize,
 }
 
 /// The condition of one part.
@@ -139,6 +142,7 @@ mod tests {
             history: Part::fine(),
             tasks: None,
             heartbeats: BTreeMap::new(),
+            asks: 0,
         };
         assert_eq!(Health::of(&id, None, start), Health::UNKNOWN);
         assert_eq!(Health::of(&id, Some(&view), start).cell(), "none yet");

@@ -165,6 +165,11 @@ fn warnings(sources: &Sources<'_>) -> Vec<String> {
             for (name, part) in parts.into_iter().filter(|(_, part)| !part.ok) {
                 lines.push(format!("{name}: {}", part.note.as_deref().unwrap_or("not in order")));
             }
+            match view.asks {
+                0 => {}
+                1 => lines.push("1 call of a tool waits for you: flockctl asks".to_owned()),
+                n => lines.push(format!("{n} calls of tools wait for you: flockctl asks")),
+            }
         }
     }
     if let Some(fault) = sources.unread {

@@ -6,6 +6,7 @@
 
 use crate::config::{Config, Egress};
 use crate::host::cgroup;
+use crate::host::landlock::{self, REMEDY};
 use crate::host::units::readback::{self, Measured};
 use crate::host::units::{Systemd, UnitError, UnitFacts};
 use crate::names::AgentId;
@@ -48,6 +49,9 @@ pub enum LaunchError {
         /// In the words of the configuration.
         limits: String,
     },
+    /// The host cannot hold the command to its tool rules.
+    #[error("launch {0}: it has tool rules and this kernel has no Landlock: {REMEDY}")]
+    Landlock(AgentId),
     /// The host cannot enforce the second wall around the network.
     #[error("launch {0}: {1}")]
     Host(AgentId, #[source] NotEnforced),
@@ -132,6 +136,9 @@ async fn host_enforces(config: &Config, systemd: &Systemd, plan: &Plan) -> Resul
     let missing: Vec<_> = missing.into_iter().filter(|limit| *limit != "io-weight").collect();
     if !missing.is_empty() && !config.host.allow_unenforced_limits {
         return Err(LaunchError::Limits { id: id.clone(), limits: missing.join(", ") });
+    }
+    if plan.tools.is_some() && !landlock::is_there() {
+        return Err(LaunchError::Landlock(id.clone()));
     }
     if plan.egress == Egress::Unrestricted {
         return Ok(());

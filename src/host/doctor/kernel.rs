@@ -88,6 +88,14 @@ pub(super) fn features() -> Vec<Finding> {
             Finding::fail("openat2", error.to_string(), remedy)
         }
     });
+    all.push(match crate::host::landlock::is_there() {
+        true => Finding::ok("landlock", "the kernel can hold a command to its tool rules"),
+        false => Finding::warn(
+            "landlock",
+            "this kernel offers none: agents with tool rules do not start",
+            crate::host::landlock::REMEDY,
+        ),
+    });
     let spaces = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     all.push(match spaces.trim().parse::<u64>() {
         Ok(number) if number > 0 => Finding::ok("user namespaces", "PID 1 can make them"),

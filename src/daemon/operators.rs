@@ -13,7 +13,7 @@ use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
 use crate::daemon::recall;
 use crate::daemon::world::World;
-use crate::history::Filter;
+use crate::history::{Filter, database};
 use crate::journal::{Journal, Query};
 use crate::names::AgentId;
 use crate::tasks;
@@ -59,10 +59,10 @@ impl Service for Operators {
             },
             Request::Logs(query) => self.logs(&query, replies).await,
             Request::TaskSend(order) => self.send(order, replies).await,
-            Request::TaskList(filter) => recall::list(filter, replies).await,
-            Request::TaskShow(which) => recall::show(which.task, replies).await,
+            Request::TaskList(filter) => recall::list(database(), filter, replies).await,
+            Request::TaskShow(which) => recall::show(database(), which.task, replies).await,
             Request::History(filter) => {
-                recall::list(Filter { ended: true, ..filter }, replies).await
+                recall::list(database(), Filter { ended: true, ..filter }, replies).await
             }
         }
     }

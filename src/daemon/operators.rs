@@ -16,7 +16,7 @@ use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
 use crate::daemon::recall;
 use crate::daemon::world::World;
-use crate::history::Filter;
+use crate::history::{Filter, database};
 use crate::journal::{Journal, Query};
 use crate::names::AgentId;
 use crate::tasks;
@@ -69,10 +69,10 @@ impl Service for Operators {
             Request::TaskSend(order) => self.send(order, replies).await,
             Request::Asks(asks) => self.asks(&asks, replies).await,
             Request::AskDecide(order) => self.decide(peer, &order, replies).await,
-            Request::TaskList(filter) => recall::list(filter, replies).await,
-            Request::TaskShow(which) => recall::show(which.task, replies).await,
+            Request::TaskList(filter) => recall::list(database(), filter, replies).await,
+            Request::TaskShow(which) => recall::show(database(), which.task, replies).await,
             Request::History(filter) => {
-                recall::list(Filter { ended: true, ..filter }, replies).await
+                recall::list(database(), Filter { ended: true, ..filter }, replies).await
             }
             Request::AuditShow(filter) => audit_show(filter, replies).await,
             Request::AuditVerify => audit_verify(replies).await,

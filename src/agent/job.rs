@@ -286,7 +286,7 @@ mod tests {
     async fn the_command_knows_its_task() {
         let (_cancel, _stop, bounds) = bounds(20, Some(soon(4500)));
         let deadline = "2030-01-02T03:04:05Z".parse().unwrap();
-        let script = "pwd; echo $TASK_FOLDER; echo $TASK_TIMEOUT $TASK_DEADLINE $MINE; env | grep -c -e NATS -e FLOCK";
+        let script = "pwd; echo $TASK_FOLDER; echo $TASK_TIMEOUT $TASK_DEADLINE $MINE; env | grep -c -e ^NATS_ -e ^FLOCK_TASK";
         let outcome =
             run_with(shell(script), "", bounds, &[("MINE", "a b")], Some(deadline)).await.unwrap();
         let output = String::from_utf8(outcome.output).unwrap();

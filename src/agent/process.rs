@@ -148,7 +148,8 @@ mod tests {
         let (mut idle, _pipes) = Process::spawn(sh("sleep 0.2")).unwrap();
         idle.exited().await.unwrap();
         let usage = idle.end().await.unwrap().usage;
-        assert!(usage.memory_peak < 32 << 20 && usage.user_usec < 100_000, "{usage:?}");
+        // Nothing of its memory: the kernel begins to count with what the process that forked had.
+        assert!(usage.user_usec < 100_000, "{usage:?}");
     }
 
     #[tokio::test]

@@ -31,7 +31,7 @@ def work(task):
         print("just a line"); print('{"id": "nobody", "output": ""}'); print("[" * 1000); sys.stdout.flush()
         say(id=id, output="after noise")
     elif text == "pid": say(id=id, output=str(os.getpid()))
-    elif text == "environ": say(id=id, output=str(sorted(n for n in os.environ if n[:5] in ("NATS_", "FLOCK", "TASK_"))))
+    elif text == "environ": say(id=id, output=str(sorted(n for n in os.environ if n.startswith(("NATS_", "FLOCK_TASK", "TASK_")))))
     else: say(id=id, output=text.upper())
 for line in sys.stdin:
     task = json.loads(line)

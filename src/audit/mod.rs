@@ -107,6 +107,8 @@ pub enum What {
     ConfigChanged,
     /// An agent's level is another.
     LevelChanged,
+    /// The package is removed; what comes after may be another log.
+    Released,
     /// A last record that was not written to its end, as after a power cut, was set aside.
     LogTorn,
     /// A last record that does not match its hash was set aside.
@@ -139,6 +141,7 @@ impl What {
             Self::Halted => "halted",
             Self::ConfigChanged => "config-changed",
             Self::LevelChanged => "level-changed",
+            Self::Released => "released",
             Self::LogTorn => "log-torn",
             Self::LogDamaged => "log-damaged",
         }

@@ -22,7 +22,14 @@ fn log_of(dir: &Path, count: u64) -> (Log, Vec<Witness>) {
 
 fn known(log: &Log) -> Vec<Witness> {
     let records = read(log, &Filter::default()).unwrap();
-    records.into_iter().map(|record| Witness { n: record.n, hash: record.hash }).collect()
+    records
+        .into_iter()
+        .map(|record| Witness {
+            n: record.n,
+            hash: record.hash,
+            released: record.what == What::Released.word(),
+        })
+        .collect()
 }
 
 fn file(dir: &Path) -> String {
@@ -103,6 +110,32 @@ fn what_only_the_journal_can_know_is_found() {
     assert_eq!(fault(&verify(&log, &witnesses).unwrap()), Some((FaultKind::Changed, 4)));
     // The journal forgets the old ones, which is no fault.
     assert_eq!(verify(&log, &known(&log)[3..]).unwrap().fault, None);
+}
+
+#[test]
+fn a_log_that_was_purged_is_no_part_of_the_next_one() {
+    let released = Entry { what: What::Released, ..entry("") };
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (log, _) = log_of(first.path(), 5);
+    log.record(&released).unwrap();
+    let mut witnesses = known(&log);
+    // Removed and installed again: the same log.
+    log.record(&entry("again")).unwrap();
+    assert_eq!(verify(&log, &known(&log)).unwrap().fault, None);
+    rewrite(first.path(), |lines| lines.truncate(4));
+    assert_eq!(fault(&verify(&log, &witnesses).unwrap()), Some((FaultKind::Removed, 4)));
+    // Purged and installed again: another one, and it is held to what the journal knows of it.
+    let (log, new) = log_of(second.path(), 3);
+    witnesses.extend(new);
+    let report = verify(&log, &witnesses).unwrap();
+    assert_eq!((report.witnessed, report.notes.len(), report.fault), (3, 1, None));
+    // Removed once more.
+    log.record(&released).unwrap();
+    witnesses.extend(known(&log).split_off(3));
+    let report = verify(&log, &witnesses).unwrap();
+    assert_eq!((report.witnessed, report.notes.len(), report.fault), (4, 1, None));
+    rewrite(second.path(), |lines| lines.truncate(2));
+    assert_eq!(fault(&verify(&log, &witnesses).unwrap()), Some((FaultKind::Removed, 2)));
 }
 
 #[test]

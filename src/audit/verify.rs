@@ -266,9 +266,29 @@ impl Walk {
         })
     }
 
+    /// After the package was purged a new log begins, and the journal may still know the old one.
+    /// What was told before a removal, and nothing of which is in this log, counts for nothing here.
+    fn of_this_log<'a>(&mut self, witnesses: &'a [Witness]) -> &'a [Witness] {
+        let is_here = |witness: &Witness| {
+            self.hashes.get(&witness.n).is_some_and(|(hash, _)| *hash == witness.hash)
+        };
+        let first = witnesses.iter().position(is_here).unwrap_or(witnesses.len());
+        let removed = witnesses[..first].iter().rposition(|witness| witness.released);
+        let (before, of_this) = witnesses.split_at(removed.map_or(0, |at| at + 1));
+        if before.is_empty() {
+            return witnesses;
+        }
+        self.report.notes.push(format!(
+            "the journal also knows a log from before flock was removed, {} records of it",
+            before.len()
+        ));
+        of_this
+    }
+
     /// The journal may know less (it is bounded), never other records and never more.
     fn compare(&mut self, witnesses: &[Witness]) -> Option<Fault> {
         let last = self.report.last;
+        let witnesses = self.of_this_log(witnesses);
         for witness in witnesses {
             match self.hashes.get(&witness.n) {
                 Some((hash, _)) if *hash == witness.hash => self.report.witnessed += 1,
@@ -276,10 +296,7 @@ impl Walk {
                     let n = witness.n;
                     return Some(place.fault(
                         FaultKind::Changed,
-                        format!(
-                            "the journal knows another record {n}: the log was written anew, or \
-                             flock was purged and installed again"
-                        ),
+                        format!("the journal knows another record {n}: the log was written anew"),
                     ));
                 }
                 None => {}

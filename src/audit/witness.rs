@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::audit::AuditError;
 use crate::audit::chain::Record;
+use crate::audit::{AuditError, What};
 
 /// What journald listens on.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -23,6 +23,8 @@ pub struct Witness {
     pub n: u64,
     /// Its hash.
     pub hash: String,
+    /// Whether it says that flock was removed: after a purge another log begins.
+    pub released: bool,
 }
 
 /// Tells the journal of a record. A journal that does not answer is not waited for: the record is on
@@ -69,7 +71,7 @@ pub fn witnesses() -> Result<Vec<Witness>, AuditError> {
     let fault = |error: std::io::Error| AuditError::Journal(format!("{JOURNALCTL}: {error}"));
     let mut child = Command::new(JOURNALCTL)
         .args(["--output=json", "--quiet", "--no-pager", "--output-fields"])
-        .arg("FLOCK_AUDIT_N,FLOCK_AUDIT_HASH")
+        .arg("FLOCK_AUDIT_N,FLOCK_AUDIT_HASH,FLOCK_AUDIT_WHAT")
         .args([format!("MESSAGE_ID={MESSAGE_ID}"), "_UID=0".to_owned()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -93,7 +95,9 @@ pub fn witnesses() -> Result<Vec<Witness>, AuditError> {
 fn parse(line: &str) -> Option<Witness> {
     let fields: Value = serde_json::from_str(line).ok()?;
     let n = fields.get("FLOCK_AUDIT_N")?.as_str()?.parse().ok()?;
-    Some(Witness { n, hash: fields.get("FLOCK_AUDIT_HASH")?.as_str()?.to_owned() })
+    let what = fields.get("FLOCK_AUDIT_WHAT")?.as_str()?;
+    let hash = fields.get("FLOCK_AUDIT_HASH")?.as_str()?.to_owned();
+    Some(Witness { n, hash, released: what == What::Released.word() })
 }
 
 #[cfg(test)]
@@ -111,9 +115,10 @@ mod tests {
 
     #[test]
     fn only_entries_with_both_fields_are_witnesses() {
-        let good = r#"{"FLOCK_AUDIT_N":"7","FLOCK_AUDIT_HASH":"ab","__CURSOR":"x"}"#;
-        assert_eq!(parse(good), Some(Witness { n: 7, hash: "ab".into() }));
-        for bad in ["", "{}", r#"{"FLOCK_AUDIT_N":["7","8"],"FLOCK_AUDIT_HASH":"ab"}"#] {
+        let good = r#"{"FLOCK_AUDIT_N":"7","FLOCK_AUDIT_HASH":"ab","FLOCK_AUDIT_WHAT":"up","__CURSOR":"x"}"#;
+        assert_eq!(parse(good), Some(Witness { n: 7, hash: "ab".into(), released: false }));
+        assert!(parse(&good.replace("up", "released")).unwrap().released);
+        for bad in ["", "{}", &good.replace("\"7\"", "[\"7\",\"8\"]")] {
             assert_eq!(parse(bad), None);
         }
     }

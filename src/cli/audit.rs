@@ -186,6 +186,7 @@ fn tell(report: &Report) -> Result<(), Failure> {
 /// When not run by root, or when a file cannot be opened.
 pub fn release() -> Result<(), Failure> {
     out::need_root("let the audit log be removed")?;
+    note(What::Released, "ai-flock", "");
     Log::of_this_host().release().map_err(Failure::failed)
 }
 

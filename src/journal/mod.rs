@@ -98,10 +98,9 @@ impl Query {
         }
     }
 
-    /// How many of the newest lines are kept here, because journalctl cannot tell them apart.
+    /// How many of the newest lines are kept here, of more that journalctl gives.
     fn kept(&self) -> Option<usize> {
-        let lines = self.task.is_some().then_some(self.lines).flatten();
-        lines.map(|lines| lines as usize)
+        self.lines.filter(|_| !self.follow).map(|lines| lines as usize)
     }
 
     /// The arguments of journalctl for the logs of these agents.
@@ -109,7 +108,10 @@ impl Query {
         let mut all = vec!["--all".to_owned()];
         match self.lines {
             Some(lines) if self.task.is_none() => {
-                all.push(format!("--lines={}", lines.min(LINES_MAX)));
+                let lines = lines.min(LINES_MAX);
+                // Some are the audit log's and not shown: a launch or halt has one, and others.
+                let more = if self.follow { lines } else { lines * 2 };
+                all.push(format!("--lines={more}"));
             }
             _ => all.push("--lines=all".to_owned()),
         }
@@ -140,7 +142,7 @@ impl Query {
 pub struct Journal {
     query: Query,
     reader: Reader,
-    /// With a number of lines of one task: the newest, once all are read.
+    /// With a number of lines: the newest, once all are read.
     kept: Option<VecDeque<Entry>>,
 }
 
@@ -161,7 +163,7 @@ impl Journal {
     /// # Errors
     /// When journalctl fails; the text is its own complaint.
     pub async fn next(&mut self) -> Result<Option<Entry>, JournalError> {
-        let Some(most) = self.query.kept().filter(|_| !self.query.follow) else {
+        let Some(most) = self.query.kept() else {
             return self.read().await;
         };
         if self.kept.is_none() {
@@ -181,7 +183,7 @@ impl Journal {
         loop {
             match self.reader.next().await? {
                 Next::End => return Ok(None),
-                Next::Written(written) if self.query.takes(&written.entry) => {
+                Next::Written(written) if !written.witness && self.query.takes(&written.entry) => {
                     return Ok(Some(written.entry));
                 }
                 Next::TooLong if self.query.task.is_none() => {

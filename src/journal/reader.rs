@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use crate::journal::entry::text;
-use crate::journal::{Entry, JournalError};
+use crate::journal::{Entry, JournalError, Source};
 use crate::lines::{self, Line};
 use crate::names::AgentId;
 use crate::text::printable;
@@ -20,7 +20,9 @@ pub(super) const ENTRY_MAX: usize = 1 << 20;
 /// How much of journalctl's complaint is kept.
 const COMPLAINT_MAX: u64 = 2048;
 /// What is asked of each entry; less to write and to read than all of it.
-const FIELDS: &str = "MESSAGE,PRIORITY,UNIT,_PID,_UID,_SYSTEMD_UNIT";
+const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,UNIT,_PID,_UID,_SYSTEMD_UNIT";
+/// As whom the audit log tells the journal of its records; `launch` and `halt` do from a handle.
+const WITNESS: &str = "flock-audit";
 
 /// An entry and where in the journal it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Written {
     pub entry: Entry,
     /// Where.
     pub cursor: String,
+    /// Whether it is the audit log's word and no line of the agent's log.
+    pub witness: bool,
 }
 
 /// What comes next.
@@ -46,7 +50,11 @@ impl Written {
     fn parse(line: &[u8]) -> Option<Self> {
         let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
         let cursor = fields.get("__CURSOR").map(text)?;
-        Some(Self { entry: Entry::of(&fields)?, cursor })
+        let entry = Entry::of(&fields)?;
+        let named = fields.get("SYSLOG_IDENTIFIER").map(text).is_some_and(|name| name == WITNESS);
+        // An agent that calls itself so hides nothing.
+        let witness = named && entry.source == Source::Flock;
+        Some(Self { entry, cursor, witness })
     }
 }
 
@@ -149,5 +157,16 @@ mod tests {
         let line = br#"{"__CURSOR":"s=1","__REALTIME_TIMESTAMP":"1","_SYSTEMD_UNIT":"flock-agent@a.service","MESSAGE":"x"}"#;
         assert_eq!(Written::parse(line).unwrap().cursor, "s=1");
         assert_eq!(Written::parse(b"{}"), None);
+    }
+
+    #[test]
+    fn the_audit_logs_word_is_told_apart_and_no_agent_can_give_it() {
+        let witness = |fields: &str| {
+            let head =
+                r#""__CURSOR":"s=1","__REALTIME_TIMESTAMP":"1","SYSLOG_IDENTIFIER":"flock-audit""#;
+            Written::parse(format!("{{{head},{fields}}}").as_bytes()).unwrap().witness
+        };
+        assert!(witness(r#""_SYSTEMD_UNIT":"flock@a.service","_UID":"0""#));
+        assert!(!witness(r#""_SYSTEMD_UNIT":"flock-agent@a.service""#));
     }
 }

@@ -178,7 +178,8 @@ fn lines(agents: &[AgentId], batch: &Batch) -> BTreeMap<AgentId, String> {
         let now = Timestamp::now();
         agents.iter().for_each(|id| add(&Entry::remark(id, now, GAP)));
     }
-    batch.written.iter().for_each(|written| add(&written.entry));
+    let shown = batch.written.iter().filter(|written| !written.witness);
+    shown.for_each(|written| add(&written.entry));
     lines
 }
 

@@ -133,6 +133,61 @@ fn an_exception_is_one_agent_s_one_address_and_one_port() {
 }
 
 #[test]
+fn a_flood_to_the_bus_is_held_to_the_rate_of_its_user() {
+    let Some(()) = enter("egress_rate") else { return };
+    sink("127.0.0.1:14224");
+    let rate = 4 << 20;
+    let table = |rate| Table { bus_port: 14_224, bus_rate: rate, ..table(&[]) };
+    // The control: without a rate loopback carries far more than is allowed below.
+    load(&table(None));
+    assert!(flood(A, 2) > 40 * rate, "the control");
+    load(&table(Some(rate)));
+    // Five seconds, the burst, and what both ends' buffers took without having sent it.
+    let sent = flood(A, 5);
+    assert!((3 * rate..10 * rate).contains(&sent), "{sent} bytes in 5 s at {rate} a second");
+    // Whoever floods waits alone: another user's connections and round trips go on.
+    let flooding = std::thread::spawn(|| flood(A, 3));
+    let start = Instant::now();
+    let other = flood(B, 1);
+    assert!(other >= rate, "{other} bytes of the other in 1 s");
+    flooding.join().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "the flooder's connection ends in order");
+    // The kernel counted for both in the set; a listing with it is still the planned table.
+    wait(egress::check(&table(Some(rate)))).unwrap();
+    for (element, why) in
+        [("65541 limit rate over 1 gbytes/second", "set rates"), ("65541", "set rates")]
+    {
+        if succeeds(&format!("nft add element inet flock rates '{{ {element} }}' 2>/dev/null")) {
+            let error = wait(egress::check(&table(Some(rate)))).unwrap_err().to_string();
+            assert!(error.contains(why), "{element}: {error}");
+            load(&table(Some(rate)));
+        }
+    }
+    let error = wait(egress::check(&table(Some(2 * rate)))).unwrap_err().to_string();
+    assert!(error.contains("mbytes/second"), "{error}");
+    let error = wait(egress::check(&table(None))).unwrap_err().to_string();
+    assert!(error.contains("set rates is not flock's"), "{error}");
+}
+
+/// Takes what comes, for the rest of the test.
+fn sink(address: &str) {
+    netns::accept(0, address, |mut stream| {
+        std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+    });
+}
+
+/// Sends as fast as it can for some seconds; how many bytes the connection took.
+fn flood(uid: u32, seconds: u64) -> u64 {
+    let mut stream = as_user(uid, || TcpStream::connect("127.0.0.1:14224").unwrap());
+    let (end, block) = (Instant::now() + Duration::from_secs(seconds), [0; 16 * 1024]);
+    let mut sent = 0;
+    while Instant::now() < end {
+        sent += stream.write(&block).unwrap() as u64;
+    }
+    sent
+}
+
+#[test]
 fn agents_cannot_reach_each_other_over_loopback() {
     let Some(()) = enter("egress_peers") else { return };
     serve(B, "127.0.0.1:9001");

@@ -125,6 +125,17 @@ class Bus:
         self.clients.append(client)
         return client
 
+    async def raw(self, user):
+        """A connection without a client, which takes no liberties: (reader, writer)."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        await reader.readline()
+        hello = json.dumps({"verbose": False, "headers": True, "user": user, "pass": USERS[user]})
+        writer.write(f"CONNECT {hello}\r\nPING\r\n".encode())
+        # The server may announce itself anew before it answers.
+        while (line := await asyncio.wait_for(reader.readline(), 5)).strip() != b"PONG":
+            assert line.startswith(b"INFO"), line
+        return reader, writer
+
     async def api(self, what, body=None, client=None):
         answer = await (client or self.hub).request(f"$JS.API.{what}", json.dumps(body or {}).encode(), timeout=5)
         return json.loads(answer.data)

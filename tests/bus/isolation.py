@@ -27,6 +27,15 @@ class Scene:
         self.settle = settle
         # Under one account an agent publishes on the hub's subjects itself.
         self.result = {a: f"task.result.{a}" if single else "task.result" for a in ("agent-1", "agent-2", "agent-3")}
+        self.single = single
+
+    def channel(self, agent, name):
+        """Where an agent speaks on a channel."""
+        return f"channel.{name}.{agent}" if self.single else f"channel.{name}"
+
+    def requests(self, asked, asker):
+        """Where an agent asks another."""
+        return f"agent.{asked}.requests.{asker}" if self.single else f"agent.{asked}.requests"
 
     async def open(self):
         self.attacker = await self.bus.connect("agent-2")
@@ -39,6 +48,24 @@ class Scene:
 
         await self.victim.subscribe("tasks.*", cb=take)
         await self.victim.subscribe("broadcast", cb=take)
+        # agent-2 is no member of `review`, and may ask agent-1 but not agent-3.
+        self.said, self.asked, self.hold = [], {"agent-1": [], "agent-3": []}, False
+
+        async def hear(m):
+            self.said.append(m)
+
+        def serve(client, agent):
+            async def answer(m):
+                self.asked[agent].append(m)
+                if not self.hold:
+                    await m.respond(b"answer")
+            return client.subscribe(f"agent.{agent}.requests.*", cb=answer)
+
+        for name in ("flock", "review"):
+            await self.victim.subscribe(f"channel.{name}.*", cb=hear)
+        await serve(self.puller, "agent-1")
+        await serve(self.victim, "agent-3")
+        await self.puller.flush()
         await self.victim.flush()
         # The attacker has a consumer too, so that it has something of its own to misuse.
         await self.bus.make_consumer("TASKS_agent-2", {"name": "worker", "durable_name": "worker", "ack_policy": "explicit"})
@@ -51,6 +78,9 @@ class Scene:
         await self.victim.request(self.result["agent-3"], nonce.encode(), timeout=3)
         await self.victim.publish("agent.agent-3.heartbeat", nonce.encode())
         await self.puller.publish("agent.agent-1.events", nonce.encode())
+        await self.puller.publish(self.channel("agent-1", "review"), nonce.encode())
+        await self.bus.hub.publish("channel.review.operator", nonce.encode())
+        await self.puller.request(self.requests("agent-3", "agent-1"), nonce.encode(), timeout=3)
         await self.victim.flush()
         await self.bus.send("tasks.agent-1", task(nonce, nonce))
         got = await self.bus.pull(self.puller, "agent-1")
@@ -94,7 +124,8 @@ def eavesdrop(pattern, queue):
 
 
 for pattern in [">", "*", "*.*", "tasks.agent-3", "tasks.>", "tasks.agent-3.*", "deliver.agent-3.own", "agent.*.*",
-                "agent.agent-3.heartbeat", "task.result.*", "_INBOX.>", "$JS.>"]:
+                "agent.agent-3.heartbeat", "task.result.*", "_INBOX.>", "$JS.>", "channel.review.*", "channel.*.*",
+                "channel.review.agent-1", "agent.agent-3.requests.*", "agent.agent-3.requests.agent-1", "agent.*.requests.*"]:
     for queue in ("", "workers"):
         if pattern != "*" or not queue:
             # One token: only `broadcast` and replies have one, nobody sends those here. And no queue
@@ -102,7 +133,7 @@ for pattern in [">", "*", "*.*", "tasks.agent-3", "tasks.>", "tasks.agent-3.*", 
             control = pattern != "*" and not (queue and pattern.startswith("deliver"))
             attack(f"subscribe {pattern}{' as ' + queue if queue else ''}", control=control)(eavesdrop(pattern, queue))
 # Pushing starts only for a subscription to the very subject, so nobody hears these by a wildcard.
-for pattern in ["$SYS.>", "_R_.>", "$SYS.ACCOUNT.>", "deliver.>", "deliver.agent-3.*"]:
+for pattern in ["say.>", "say.agent-1.review", "agent.agent-3.requests", "$SYS.>", "_R_.>", "$SYS.ACCOUNT.>", "deliver.>", "deliver.agent-3.*"]:
     attack(f"subscribe {pattern}", control=False)(eavesdrop(pattern, ""))
 
 
@@ -115,8 +146,99 @@ def forge(subject, heard_as):
     return run
 
 
-for name in ("agent.agent-3.heartbeat", "agent.agent-3.events", "task.result.agent-3"):
+for name in ("agent.agent-3.heartbeat", "agent.agent-3.events", "task.result.agent-3", "channel.review.agent-3",
+             "channel.flock.agent-3", "channel.flock.operator"):
     attack(f"publish {name}")(forge(name, name))
+for channel in ("flock", "review"):
+    # The stream of that sender would hand it on.
+    attack(f"publish say.agent-3.{channel}")(forge(f"say.agent-3.{channel}", f"channel.{channel}.agent-3"))
+attack("publish say.agent-2.review")(forge("say.agent-2.review", "channel.review.agent-2"))
+
+
+@attack("speak on a channel of others")
+async def _(scene):
+    before = len(scene.said)
+    await scene.publish(scene.channel("agent-2", "review"))
+    return len(scene.said) > before
+
+
+@attack("speak on a channel with agent-3's tasks as the reply subject")
+async def _(scene):
+    nonce = uuid.uuid4().hex.encode()
+    await scene.publish(scene.channel("agent-2", "flock"), nonce, reply="tasks.agent-3")
+    heard = [m for m in scene.said if m.data == nonce]
+    assert heard, "what a member says must be heard"
+    return bool(heard[0].reply)
+
+
+@attack("use agent-3's message id first on a channel", control=False)
+async def _(scene):
+    ident, nonce = {"Nats-Msg-Id": uuid.uuid4().hex}, uuid.uuid4().hex.encode()
+    await scene.attacker.publish(scene.channel("agent-2", "flock"), b"mine", headers=ident)
+    await scene.attacker.flush()
+    await scene.victim.publish(scene.channel("agent-3", "flock"), nonce, headers=ident)
+    await scene.victim.flush()
+    await asyncio.sleep(scene.settle)
+    return not any(m.data == nonce for m in scene.said)
+
+
+@attack("say agent-3 in the headers of a channel message")
+async def _(scene):
+    nonce = uuid.uuid4().hex.encode()
+    said = {"Nats-Request-Info": '{"acc":"agent-3"}', "Nats-Subject": "say.agent-3.flock", "Nats-Stream": "CHANNELS_agent-3"}
+    await scene.publish(scene.channel("agent-2", "flock"), nonce, headers=said)
+    heard = [m for m in scene.said if m.data == nonce]
+    assert heard, "what a member says must be heard"
+    return json.loads((heard[0].headers or {}).get("Nats-Request-Info", "{}")).get("acc") == "agent-3"
+
+
+def ask(subject, asked):
+    """Whether it arrives at the one that is asked."""
+    async def run(scene):
+        nonce = uuid.uuid4().hex.encode()
+        await scene.publish(subject(scene) if callable(subject) else subject, nonce)
+        return any(m.data == nonce for m in scene.asked[asked])
+    return run
+
+
+attack("ask agent-3 without being allowed")(ask(lambda scene: scene.requests("agent-3", "agent-2"), "agent-3"))
+attack("ask agent-3 as agent-1")(ask("agent.agent-3.requests.agent-1", "agent-3"))
+attack("ask agent-1 as agent-3")(ask("agent.agent-1.requests.agent-3", "agent-1"))
+
+
+@attack("answer in agent-3's name, knowing both reply subjects")
+async def _(scene):
+    scene.hold = True
+    inbox = scene.puller.new_inbox()
+    answers = []
+
+    async def take(m):
+        answers.append(m.data)
+
+    subscription = await scene.puller.subscribe(inbox, cb=take)
+    await scene.puller.publish(scene.requests("agent-3", "agent-1"), b"question", reply=inbox)
+    await scene.puller.flush()
+    await asyncio.sleep(scene.settle)
+    scene.hold = False
+    question = scene.asked["agent-3"][-1]
+    assert question.data == b"question", "a request of one that is allowed must arrive"
+    for subject in (question.reply, inbox):
+        await scene.publish(subject, b"forged")
+    await question.respond(b"true")
+    await scene.victim.flush()
+    await asyncio.sleep(scene.settle)
+    assert b"true" in answers, "the answer must arrive"
+    await subscription.unsubscribe()
+    return b"forged" in answers
+
+
+@attack("let agent-1 answer into agent-3's tasks")
+async def _(scene):
+    before, asked = len(scene.seen), len(scene.asked["agent-1"])
+    await scene.publish(scene.requests("agent-1", "agent-2"), b"x", reply="tasks.agent-3")
+    await asyncio.sleep(scene.settle)
+    assert len(scene.asked["agent-1"]) > asked, "a request of one that is allowed must arrive"
+    return len(scene.seen) > before
 
 
 def inject(subject):
@@ -342,3 +464,15 @@ async def doors(report):
         except NatsError:
             refused = True
         report.check("a message of 2 MiB is refused", refused)
+
+    async with Bus() as bus:
+        # Its limit is 64 KiB.
+        heard = await bus.listen("agent.agent-2.events")
+        for size, answer in ((64 << 10, b"PONG"), ((64 << 10) + 1, b"-ERR 'Maximum Payload Violation'")):
+            reader, writer = await bus.raw("agent-2")
+            writer.write(b"PUB agent.agent-2.events %d\r\n%s\r\nPING\r\n" % (size, b"x" * size))
+            got = (await asyncio.wait_for(reader.readline(), 5)).strip()
+            report.check(f"a message of {size} bytes is answered as its limit of 64 KiB says", got == answer, got)
+            writer.close()
+        await asyncio.sleep(0.3)
+        report.check("only the one within the limit arrives", len(heard) == 1, len(heard))

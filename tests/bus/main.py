@@ -3,7 +3,7 @@ import asyncio, importlib, sys, time, traceback
 
 from report import Report
 
-SUITES = ["isolation.tests", "isolation.doors", "contract.tests", "reload.tests", "runtime.tests"]
+SUITES = ["isolation.tests", "isolation.doors", "contract.tests", "talk.tests", "reload.tests", "runtime.tests"]
 
 
 async def main():

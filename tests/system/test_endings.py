@@ -34,7 +34,7 @@ def test_an_exit_status_is_told_everywhere():
         wait("the handle to fail", lambda: show("flock@ends", "ActiveState") == "failed")
         assert word("ends") == "failed" and "7" in state("ends")["reason"], state("ends")
         assert "exit status 7" in run("flockctl", "status", "ends").out + run("systemctl", "status", "flock@ends").out
-        assert "exit status 7" in journal("-u", "flock@ends")
+        wait("the journal to have it", lambda: "exit status 7" in journal("-u", "flock@ends"))
 
 
 def test_a_clean_end_is_no_failure():

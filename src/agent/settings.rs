@@ -216,6 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_agent_alone_reads_is_taken_from_its_command() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let ask = |name: &str| {
+            asked.borrow_mut().push(name.to_owned());
+            get(name)
+        };
+        let settings = Settings::from(ask, vec![]).unwrap();
+        let command = settings.start(OsStr::new("/bin/true"), &[]);
+        let taken: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).collect();
+        for name in asked.into_inner() {
+            let shared = ["AGENT_ID", "SHARED_DIR"].contains(&name.as_str());
+            let is_taken = taken.contains(&(OsStr::new(&name), None));
+            assert_eq!(is_taken, !shared, "{name}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let with = |name: &'static str, value: Option<&'static str>| {
             let get = move |n: &'static str| {

@@ -329,6 +329,30 @@ impl fmt::Display for UidBlock {
     }
 }
 
+/// Variables that nobody may set for an agent or a task, with the reason: with them, data becomes
+/// code before the command's first instruction. The form is that of [`variable_matches`].
+pub const DANGEROUS_VARIABLES: [(&str, &str); 8] = [
+    ("LD_*", LOADER),
+    ("GLIBC_TUNABLES", LOADER),
+    ("GCONV_PATH", LOADER),
+    ("LOCPATH", LOADER),
+    ("BASH_ENV", SHELL),
+    ("BASH_FUNC_*", SHELL),
+    ("ENV", SHELL),
+    ("IFS", SHELL),
+];
+const LOADER: &str = "it changes what every program loads, flock's own runtime included";
+const SHELL: &str = "it changes what every shell does";
+
+/// Whether a variable's name is the pattern; a `*` at its end stands for any rest.
+#[must_use]
+pub fn variable_matches(name: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

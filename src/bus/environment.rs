@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::names::{DANGEROUS_VARIABLES, variable_matches};
+
 /// Most variables of one task.
 pub const MOST: usize = 32;
 /// The longest name.
@@ -11,7 +13,7 @@ pub const NAME_MAX: usize = 128;
 pub const VALUE_MAX: usize = 4 * 1024;
 
 /// Names that are refused, with the reason. A `*` at the end stands for any rest.
-const REFUSED: [(&str, &str); 16] = [
+const REFUSED: [(&str, &str); 8] = [
     ("AGENT_ID", FLOCK),
     ("SHARED_DIR", FLOCK),
     ("HOME", FLOCK),
@@ -20,18 +22,8 @@ const REFUSED: [(&str, &str); 16] = [
     ("TASK_*", FLOCK),
     ("FLOCK_*", FLOCK),
     ("XDG_*", FLOCK),
-    ("LD_*", LOADER),
-    ("GLIBC_TUNABLES", LOADER),
-    ("GCONV_PATH", LOADER),
-    ("LOCPATH", LOADER),
-    ("BASH_ENV", SHELL),
-    ("BASH_FUNC_*", SHELL),
-    ("ENV", SHELL),
-    ("IFS", SHELL),
 ];
 const FLOCK: &str = "flock sets it";
-const LOADER: &str = "it changes what every program loads";
-const SHELL: &str = "it changes what every shell does";
 
 /// Why a task's variables are refused. The values are never shown: people put secrets there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,11 +65,8 @@ pub fn variable(name: &str, value: &str) -> Result<(), BadEnvironment> {
     if digit || name.len() > NAME_MAX || !name.bytes().all(rest) {
         return Err(BadEnvironment::Name(name.chars().take(NAME_MAX).collect()));
     }
-    let matches = |pattern: &str| match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => name == pattern,
-    };
-    if let Some((_, why)) = REFUSED.iter().find(|(pattern, _)| matches(pattern)) {
+    let mut refused = REFUSED.iter().chain(&DANGEROUS_VARIABLES);
+    if let Some((_, why)) = refused.find(|(pattern, _)| variable_matches(name, pattern)) {
         return Err(BadEnvironment::Refused(name.to_owned(), why));
     }
     let bad = |why: String| Err(BadEnvironment::Value(name.to_owned(), why));

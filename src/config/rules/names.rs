@@ -1,7 +1,9 @@
 //! Names and values of environment variables, and names of secrets.
 
+use crate::names::{DANGEROUS_VARIABLES, variable_matches};
+
 /// Variables that are refused, with the reason. A `*` at the end stands for any rest.
-const REFUSED: [(&str, &str); 33] = [
+const REFUSED: [(&str, &str); 25] = [
     ("AGENT_ID", "flock sets it"),
     ("NATS_*", "flock sets it"),
     ("SHARED_DIR", "flock sets it"),
@@ -27,17 +29,7 @@ const REFUSED: [(&str, &str); 33] = [
     ("SYSTEMD_*", "systemd sets it"),
     ("MONITOR_*", "systemd sets it"),
     ("MEMORY_PRESSURE_*", "systemd sets it"),
-    ("LD_*", LOADER),
-    ("GLIBC_TUNABLES", LOADER),
-    ("GCONV_PATH", LOADER),
-    ("LOCPATH", LOADER),
-    ("BASH_ENV", SHELL),
-    ("BASH_FUNC_*", SHELL),
-    ("ENV", SHELL),
-    ("IFS", SHELL),
 ];
-const LOADER: &str = "it changes what every program loads, flock's own runtime included";
-const SHELL: &str = "it changes what every shell does";
 
 /// The longest name of a variable, and the longest value.
 const NAME_MAX: usize = 128;
@@ -52,11 +44,8 @@ pub(in crate::config) fn variable(name: &str) -> Result<(), String> {
     if name.len() > NAME_MAX {
         return Err(format!("it is longer than {NAME_MAX} characters"));
     }
-    let matches = |pattern: &str| match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => name == pattern,
-    };
-    match REFUSED.iter().find(|(pattern, _)| matches(pattern)) {
+    let mut refused = REFUSED.iter().chain(&DANGEROUS_VARIABLES);
+    match refused.find(|(pattern, _)| variable_matches(name, pattern)) {
         Some((_, why)) => Err((*why).to_owned()),
         None => Ok(()),
     }

@@ -4,10 +4,14 @@
 //! text → [`config`] → `Config` → [`plan`] → `Plan` → [`host`] and [`bus`] → the machine.
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+/// Fail points: where a test can break the work off. Empty in what is packaged.
+pub mod fail;
 /// Lines of bounded length from a stream that others write.
 pub mod lines;
 /// Names that are checked once and then trusted: agent ids, levels, unit names, paths on disk.
 pub mod names;
+/// Commands that every systemd keeps.
+pub mod spelled;
 /// Small helpers for text that people read: sizes, durations, terminal-safe strings.
 pub mod text;
 /// Tool rules: which programs a command may use, with which arguments, and who is asked.
@@ -35,9 +39,13 @@ pub mod host;
 pub mod journal;
 /// `Config` to `Plan`: pure data that says everything flock will do for an agent.
 pub mod plan;
+/// `flock-probe`: tries, inside an agent's sandbox, what the sandbox should refuse.
+pub mod probe;
 /// What the agents are doing: PID 1's word, the records of their ends, one model for all readers.
 pub mod status;
 /// The order of everything, written once: apply, launch, halt.
 pub mod steps;
 /// Sends a task and collects its results.
 pub mod tasks;
+/// The boundary measured: what each agent's probe found, against what its level promises.
+pub mod verify;

@@ -16,6 +16,8 @@ pub const CONFIG_DIR: &str = "/etc/flock/agents.d";
 pub const STATE_DIR: &str = "/var/lib/flock";
 /// State of this boot: socket, lock, reasons of failure.
 pub const RUN_DIR: &str = "/run/flock";
+/// The unit that measures the boundary of every agent that runs.
+pub const VERIFY_UNIT: &str = "flock-verify.service";
 /// Where the package puts the daemon and the agent runtime.
 pub const LIB_DIR: &str = "/usr/lib/flock";
 /// The group whose members may read status and logs and send tasks.
@@ -178,6 +180,19 @@ impl AgentId {
         format!("flock-agent@{self}.service")
     }
 
+    /// The transient unit in which the agent's boundary is measured. It is an instance of the agent's
+    /// own template, so that drop-in files for all agents change it too; no agent has this name.
+    #[must_use]
+    pub fn probe_unit(&self) -> String {
+        format!("flock-agent@{self}.probe.service")
+    }
+
+    /// The same for the measurement before the agent runs: both may happen at the same time.
+    #[must_use]
+    pub fn gate_unit(&self) -> String {
+        format!("flock-agent@{self}.gate.service")
+    }
+
     /// The agent's own slice. A dash means nesting in a slice's name, so dashes are escaped.
     #[must_use]
     pub fn slice(&self) -> String {
@@ -236,6 +251,12 @@ pub fn identity_dir() -> PathBuf {
 #[must_use]
 pub fn bus_dir() -> PathBuf {
     Path::new(STATE_DIR).join("bus")
+}
+
+/// Where nats-server stores its streams.
+#[must_use]
+pub fn bus_store() -> PathBuf {
+    bus_dir().join("jetstream")
 }
 
 impl fmt::Display for AgentId {

@@ -27,6 +27,7 @@ pub(super) fn agent(id: &AgentId, at: &At, part: &Part, whole: bool, report: &mu
         report.fault(&max.at, format!("restart.max-delay: {why}"), "delay or more");
     }
     text_of_the_task(part, report);
+    quota(id, part, report);
     both_lists(part, report);
     program(id, part, report);
     tools::across(id, part, report);
@@ -58,6 +59,20 @@ fn text_of_the_task(part: &Part, report: &mut Report<'_>) {
         };
         report.fault(&command.at, message, may);
         return;
+    }
+}
+
+/// The kernel counts files by their owner, and agents of level 0 have the same one.
+fn quota(id: &AgentId, part: &Part, report: &mut Report<'_>) {
+    if part.level != Some(Level::Workspace) {
+        return;
+    }
+    for (key, limit) in [("disk", &part.limits.disk), ("files", &part.limits.files)] {
+        if let Some(Placed { value: Some(_), at }) = limit {
+            let why = format!("agent {id} has level 0, where all agents share one user");
+            let may = format!("level = 1 for {id}, or {key} = \"infinity\" in its limits");
+            report.fault(at, format!("limits.{key}: {why}: it would hold none of them"), may);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::fields::{by_rule, choice, count, in_range, plain, size};
 use super::file::{self, Table, Value};
 use super::part::{self, Part};
 use super::rules::quantities;
+use super::verify::{self, VerifyConfig};
 use super::{BusConfig, Config, HistoryConfig, HostConfig, Sync};
 use crate::names::AgentId;
 
@@ -32,6 +33,7 @@ struct Draft {
     host: HostConfig,
     bus: BusConfig,
     history: HistoryConfig,
+    verify: VerifyConfig,
     /// Where the program of the bus is named, if it is.
     server_at: Option<At>,
     channels: Channels,
@@ -88,6 +90,9 @@ impl Draft {
             let channels = table.read("channels", report, channels::read);
             self.channels = plain(channels).unwrap_or_default();
             table.read("history", report, |value, report| self.read_history(value, report));
+            if let Some(verify) = plain(table.read("verify", report, verify::read)) {
+                self.verify = verify;
+            }
             if let Some(defaults) = table.read("defaults", report, part::read) {
                 self.defaults = defaults.value;
             }
@@ -167,7 +172,7 @@ impl Draft {
 
     /// Merges the defaults into each agent and applies the rules over several values.
     fn finish(self, whole: bool, report: &mut Report<'_>) -> Config {
-        let Self { host, bus, history, server_at, channels, defaults, agents } = self;
+        let Self { host, bus, history, verify, server_at, channels, defaults, agents } = self;
         let (mut checked, mut merged, mut places) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut own_requests = BTreeSet::new();
         for (id, Written { at, part }) in agents {
@@ -185,7 +190,7 @@ impl Draft {
         across::users(host.uid_block, &places, &checked, report);
         channels::requests(&merged, &own_requests, &mut checked, whole, report);
         let channels = channels::resolve(channels, &checked, whole, report);
-        Config { host, bus, history, channels, agents: checked }
+        Config { file: None, host, bus, history, verify, channels, agents: checked }
     }
 }
 

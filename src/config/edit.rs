@@ -9,6 +9,7 @@ use rustix::fs::{
     AtFlags, Mode, OFlags, RenameFlags, fchmod, fsync, openat, renameat_with, unlinkat,
 };
 
+use crate::fail::{self, Point};
 use crate::names::AgentId;
 
 /// Why a file was not made or removed.
@@ -51,6 +52,7 @@ pub fn create(path: &Path, text: &str, group: Option<u32>) -> Result<(), EditErr
     let handle = open_folder(folder, group).map_err(|cause| system("open", folder, cause))?;
     let temporary = format!(".{}.{}", name.to_string_lossy(), std::process::id());
     fill(&handle, &temporary, text, group).map_err(|cause| system("write", path, cause))?;
+    fail::at(Point::ConfigFileFilled);
     let moved = renameat_with(&handle, &temporary, &handle, name, RenameFlags::NOREPLACE);
     if let Err(error) = moved {
         let _ = unlinkat(&handle, &temporary, AtFlags::empty());
@@ -59,7 +61,31 @@ pub fn create(path: &Path, text: &str, group: Option<u32>) -> Result<(), EditErr
             error => system("write", path, error.into()),
         });
     }
+    fail::at(Point::ConfigFileMade);
     fsync(&handle).map_err(|error| system("flush", folder, error.into()))
+}
+
+/// Removes what runs left beside this file that were broken off while they made it. Only one at a
+/// time may make or sweep files here.
+///
+/// # Errors
+/// When the system refuses.
+pub fn sweep(path: &Path) -> Result<(), EditError> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let fail = |cause| EditError::System { step: "list", path: folder.to_owned(), cause };
+    let head = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(fail)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
+        let number = name.strip_prefix(&head).unwrap_or_default();
+        if !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()) {
+            remove(&folder.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file; that it was removed survives a power cut.
@@ -68,7 +94,9 @@ pub fn create(path: &Path, text: &str, group: Option<u32>) -> Result<(), EditErr
 /// When the system refuses.
 pub fn remove(path: &Path) -> Result<(), EditError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let gone = std::fs::remove_file(path).and_then(|()| File::open(folder)?.sync_all());
+    let gone = std::fs::remove_file(path);
+    fail::at(Point::ConfigFileRemoved);
+    let gone = gone.and_then(|()| File::open(folder)?.sync_all());
     gone.map_err(|cause| EditError::System { step: "remove", path: path.to_owned(), cause })
 }
 

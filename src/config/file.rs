@@ -13,7 +13,8 @@ use super::cite::{At, Placed, Report, shown};
 const SYNTAX_MAX: usize = 1000;
 
 /// The keys of the main file, and of one in `agents.d`.
-pub(super) const MAIN_KEYS: &[&str] = &["host", "bus", "history", "channels", "defaults", "agents"];
+pub(super) const MAIN_KEYS: &[&str] =
+    &["host", "bus", "history", "verify", "channels", "defaults", "agents"];
 pub(super) const MORE_KEYS: &[&str] = &["agents"];
 
 /// Parses one file and reports every fault of its syntax. What could be saved is returned.

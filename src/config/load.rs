@@ -37,7 +37,8 @@ pub struct Place {
 /// All faults of all files come back at once.
 pub fn load(path: &Path) -> Result<Config, Faults> {
     let (files, refused) = gather(path);
-    compile(&files, refused, follow)
+    let config = compile(&files, refused, follow)?;
+    Ok(Config { file: Some(path.to_owned()), ..config })
 }
 
 /// Where a path leads today.

@@ -114,6 +114,8 @@ impl LimitsPart {
             runtime: self.runtime.or(base.runtime),
             tmp: self.tmp.or(base.tmp),
             message: self.message.or(base.message),
+            disk: self.disk.or(base.disk),
+            files: self.files.or(base.files),
         }
     }
 
@@ -128,6 +130,8 @@ impl LimitsPart {
             runtime: self.runtime.unwrap_or(None),
             tmp: self.tmp.unwrap_or(64 * MIB),
             message: self.message.unwrap_or(MIB),
+            disk: self.disk.as_ref().and_then(|disk| disk.value),
+            files: self.files.as_ref().and_then(|files| files.value),
         }
     }
 }

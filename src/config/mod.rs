@@ -33,14 +33,20 @@ mod part;
 mod rules;
 /// The tools of an agent.
 mod tools;
+/// When the boundary is measured.
+mod verify;
 
 pub use cite::{Fault, Faults};
 pub use load::{Place, load, parse, parse_here, places, read};
 pub use rules::egress::refused_address;
+pub use verify::{OnViolation, VerifyConfig};
 
 /// Everything the operator decided, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
+    /// The main file that it was read from; `None`: from texts.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// What flock may assume of this host.
     pub host: HostConfig,
     /// The message bus.
@@ -49,6 +55,8 @@ pub struct Config {
     pub channels: BTreeMap<ChannelName, BTreeSet<AgentId>>,
     /// The history of all tasks.
     pub history: HistoryConfig,
+    /// When the boundary is measured without anybody asking.
+    pub verify: VerifyConfig,
     /// Every configured agent.
     pub agents: BTreeMap<AgentId, AgentConfig>,
 }
@@ -58,12 +66,21 @@ impl Config {
     #[must_use]
     pub fn empty() -> Self {
         Self {
+            file: None,
             host: HostConfig::default(),
             bus: BusConfig::default(),
             history: HistoryConfig::default(),
+            verify: VerifyConfig::default(),
             channels: BTreeMap::new(),
             agents: BTreeMap::new(),
         }
+    }
+
+    /// What its files say now, when that is something else. With a fault in them they say nothing.
+    #[must_use]
+    pub fn newer(&self) -> Option<Self> {
+        let now = load(self.file.as_deref()?).ok()?;
+        (now != *self).then_some(now)
     }
 
     /// The channels that an agent is a member of.
@@ -239,6 +256,10 @@ pub struct Limits {
     pub tmp: u64,
     /// Bytes of one message that it sends on the bus.
     pub message: u64,
+    /// Bytes of its files on each file system that it may write to; none means without a limit.
+    pub disk: Option<u64>,
+    /// How many files it may have on each of these; none means without a limit.
+    pub files: Option<u64>,
 }
 
 /// What happens when an agent ends.

@@ -31,8 +31,19 @@ pub(super) const AGENT_KEYS: &[&str] = &[
     "needs",
     "tools",
 ];
-pub(super) const LIMIT_KEYS: &[&str] =
-    &["cpu", "memory", "swap", "tasks", "io-weight", "open-files", "runtime", "tmp", "message"];
+pub(super) const LIMIT_KEYS: &[&str] = &[
+    "cpu",
+    "memory",
+    "swap",
+    "tasks",
+    "io-weight",
+    "open-files",
+    "runtime",
+    "tmp",
+    "message",
+    "disk",
+    "files",
+];
 pub(super) const RESTART_KEYS: &[&str] = &["policy", "delay", "max-delay", "attempts", "window"];
 pub(super) const TASK_KEYS: &[&str] = &["timeout", "output-limit", "parallel", "input", "keep"];
 
@@ -92,6 +103,10 @@ pub(super) struct LimitsPart {
     pub runtime: Option<Option<Duration>>,
     pub tmp: Option<u64>,
     pub message: Option<u64>,
+    /// The inner none is `"infinity"`.
+    pub disk: Option<Placed<Option<u64>>>,
+    /// The inner none is `"infinity"`.
+    pub files: Option<Placed<Option<u64>>>,
 }
 
 /// The table `restart` as written.
@@ -208,6 +223,28 @@ fn limits(value: &Value<'_>, report: &mut Report<'_>) -> Option<LimitsPart> {
         runtime: plain(t.read("runtime", report, runtime)),
         tmp: size(&mut t, "tmp", report, MIB..=TIB),
         message: size(&mut t, "message", report, KIB..=MIB),
+        disk: t.read("disk", report, disk),
+        files: t.read("files", report, files),
+    })
+}
+
+/// The inner none is without a limit.
+fn disk(value: &Value<'_>, report: &mut Report<'_>) -> Option<Option<u64>> {
+    by_rule(value, report, "a size from 1MiB to 16TiB, or \"infinity\"", |text| match text {
+        "infinity" => Ok(None),
+        text => in_range(quantities::size(text)?, &(MIB..=16 * TIB)).map(Some),
+    })
+}
+
+/// The inner none is without a limit.
+fn files(value: &Value<'_>, report: &mut Report<'_>) -> Option<Option<u64>> {
+    const MAY: &str = "a whole number from 64 to 4294967295, or \"infinity\"";
+    if value.is_integer() {
+        return value.integer(report, 64..=4_294_967_295, MAY)?.try_into().ok().map(Some);
+    }
+    by_rule(value, report, MAY, |text| match text {
+        "infinity" => Ok(None),
+        _ => Err("it is not known".to_owned()),
     })
 }
 

@@ -33,6 +33,9 @@ fn unknown_size_unit(number: u64, unit: &str) -> String {
     let letter = unit.chars().next().map_or('?', |c| c.to_ascii_uppercase());
     match unit.len() {
         1..=3 if "KMGT".contains(letter) => format!("write {number}{letter}iB"),
+        _ if unit.starts_with(['.', ',']) => {
+            "it must be a whole number of a smaller unit".to_owned()
+        }
         _ => "the unit must be B, KiB, MiB, GiB or TiB".to_owned(),
     }
 }
@@ -50,6 +53,9 @@ pub(in crate::config) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         "" => return Err(format!("it has no unit: write {number}s")),
         "m" => return Err(format!("write {number}min")),
+        _ if unit.starts_with(['.', ',']) => {
+            return Err("it must be a whole number of a smaller unit".to_owned());
+        }
         _ => return Err("the unit must be ms, s, min, h or d".to_owned()),
     };
     let millis = number.checked_mul(factor);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use flock::config;
 use flock::names::AgentId;
-use flock::plan::{Plan, plan, render};
+use flock::plan::{Plan, Value, plan, render};
 
 fn plan_of(toml: &str) -> Plan {
     let config = config::parse(&[(PathBuf::from("flock.toml"), toml.to_owned())]).unwrap();
@@ -89,6 +89,60 @@ fn each_level_contains_the_one_below() {
     let lost: Vec<_> = workspace.difference(&process).collect();
     assert!(lost.is_empty(), "level 1 lacks {lost:?}");
     assert!(process.len() > workspace.len() + 15);
+}
+
+/// Name, D-Bus type, and the releases that take the property in StartTransientUnit.
+fn known_properties() -> BTreeMap<String, (String, Vec<u16>)> {
+    let text = include_str!("golden/systemd-properties.txt");
+    let rows = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let mut words = line.split(' ');
+        let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+        (name.to_owned(), (kind.to_owned(), words.filter_map(|word| word.parse().ok()).collect()))
+    });
+    rows.collect()
+}
+
+/// The D-Bus type that a value is sent with.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Bool(_) => "b",
+        Value::I32(_) => "i",
+        Value::U32(_) => "u",
+        Value::U64(_) => "t",
+        Value::Str(_) => "s",
+        Value::Strs(_) => "as",
+        Value::List(..) => "(bas)",
+        Value::Statuses(..) => "(aiai)",
+        Value::Pairs(_) => "a(ss)",
+        Value::Files(_) => "a(sb)",
+        Value::Binds(_) => "a(ssbt)",
+        Value::Addresses(_) => "a(iayu)",
+        Value::Exec(_) => "a(sasas)",
+        Value::Command(_) => "a(sasb)",
+        Value::Fields(_) => "aay",
+    }
+}
+
+/// One name that a release does not know fails the whole start, so each release must be sent only
+/// what it takes, in the form in which it takes it.
+#[test]
+fn every_release_is_sent_only_what_it_takes() {
+    let known = known_properties();
+    let mut sent = BTreeMap::from([(252, 0), (255, 0), (257, 0)]);
+    for toml in [PLAIN, WORKSPACE, LOOSENED, TOOLS] {
+        for (release, count) in &mut sent {
+            for property in plan_of(toml).unit.properties.iter().filter(|p| p.is_for(*release)) {
+                let (form, takers) = known.get(property.name).unwrap_or_else(|| {
+                    panic!("{}: not in tests/golden/systemd-properties.txt", property.name)
+                });
+                assert!(takers.contains(release), "{release} does not take {}", property.name);
+                assert_eq!(kind(&property.value), form, "{}", property.name);
+                *count += 1;
+            }
+        }
+    }
+    // A newer release is sent more, or it would be given less than it can hold.
+    assert!(sent[&252] > 200 && sent[&255] > sent[&252], "{sent:?}");
 }
 
 #[test]

@@ -291,11 +291,24 @@ fn limits(plan: &Plan) -> Vec<String> {
     say("TasksMax", &|n| format!("processes and threads: {n}"));
     say("LimitNOFILE", &|n| format!("open files: {n} per process"));
     say("IOWeight", &|n| format!("share of disk time: {n} (100 is usual)"));
+    lines.push(disk(plan));
+    let mut say = |name, form: &dyn Fn(u64) -> String| lines.extend(number(name).map(form));
     say("RuntimeMaxUSec", &|n| match n {
         u64::MAX => "time: no limit".to_owned(),
         n => format!("time: {}, then it is ended", text::span(n / 1_000_000)),
     });
     lines
+}
+
+/// What it may keep on disk. The quota is its user's: it counts wherever a file lies.
+fn disk(plan: &Plan) -> String {
+    let bytes = plan.quota.bytes.map(text::bytes);
+    let files = plan.quota.files.map(|number| format!("{number} files"));
+    let quota: Vec<String> = bytes.into_iter().chain(files).collect();
+    match quota.is_empty() {
+        true => "disk: no limit".to_owned(),
+        false => format!("disk: {} on each file system that it may write to", quota.join(" and ")),
+    }
 }
 
 /// What PID 1 does when it ends.

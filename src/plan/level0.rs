@@ -8,7 +8,7 @@ use crate::config::{Access, AgentConfig, Egress, Input, Mode, RestartPolicy};
 use crate::names::{AgentId, LIB_DIR, Level};
 use crate::plan::root::Bind;
 use crate::plan::{Property, RootPlan, UserPlan, Value};
-use crate::tools;
+use crate::{spelled, tools};
 
 /// `infinity` for systemd.
 const NO_LIMIT: u64 = u64::MAX;
@@ -17,6 +17,8 @@ const MS_REC: u64 = 16_384;
 /// The calls with which a process gives up rights for good.
 const LANDLOCK: [&str; 3] =
     ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"];
+/// A temporary file system that holds mount points and nothing else.
+pub(super) const CLOSED: &str = "ro,mode=0755,nosuid,nodev,size=64k";
 /// `AF_INET` and `AF_INET6` in `IPAddress…=`.
 const FAMILY: (i32, i32) = (2, 10);
 
@@ -34,7 +36,7 @@ pub(super) fn properties(
     all.extend(view(agent, user, root));
     all.extend(limits(agent));
     all.extend(egress(agent));
-    all.extend(log(id));
+    all.extend(log(id, agent));
     all
 }
 
@@ -105,7 +107,10 @@ fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
     let mut files: Vec<_> = agent.environment_files.iter().map(|p| text(p)).collect();
     files.push(text(&id.identity_file()));
     vec![
-        Property::new(
+        // Written down under this name it is lost on systemd before 255.
+        Property::new("ExecStart", kept(&argv)).until(255),
+        Property::since(
+            255,
             "ExecStartEx",
             Value::Exec(vec![(argv[0].clone(), argv, vec!["no-env-expand".into()])]),
         ),
@@ -116,6 +121,18 @@ fn command(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
             Value::Files(files.into_iter().map(|f| (f, false)).collect()),
         ),
     ]
+}
+
+/// The command as systemd before 255 keeps it over a daemon-reload.
+fn kept(argv: &[String]) -> Value {
+    let argv = match spelled::is_needed(argv) {
+        false => argv.to_vec(),
+        true => {
+            let reader = [format!("{LIB_DIR}/flock-agent"), spelled::ROLE.to_owned()];
+            reader.into_iter().chain(argv.iter().map(|word| spelled::spell(word))).collect()
+        }
+    };
+    Value::Command(vec![(argv[0].clone(), argv, false)])
 }
 
 /// What flock-agent is told of the agent's tasks.
@@ -170,13 +187,17 @@ fn view(agent: &AgentConfig, user: &UserPlan, root: &RootPlan) -> Vec<Property> 
         Property::new(
             "TemporaryFileSystem",
             Value::Pairs(vec![
-                tmpfs("/shared", "ro,mode=0755,nosuid,nodev,size=64k"),
+                tmpfs("/shared", CLOSED),
                 tmpfs("/tmp", &scratch),
                 tmpfs("/var/tmp", &scratch),
                 tmpfs("/dev/shm", &format!("{scratch},noexec")),
                 tmpfs("/run/agent", &own),
             ]),
         ),
+        // The one that these make themselves is open to everybody and has no size.
+        Property::new("TemporaryFileSystem", Value::Pairs(vec![tmpfs("/run", CLOSED)])).until(257),
+        // 257 binds the journal's sockets into a RootDirectory=; standard output works without.
+        Property::since(257, "BindLogSockets", false),
     ]
 }
 
@@ -263,11 +284,14 @@ fn families(agent: &AgentConfig) -> Vec<String> {
     families.into_iter().map(str::to_owned).collect()
 }
 
-fn log(id: &AgentId) -> Vec<Property> {
+fn log(id: &AgentId, agent: &AgentConfig) -> Vec<Property> {
     vec![
         Property::new("StandardInput", "null"),
         Property::new("StandardOutput", "journal"),
         Property::new("StandardError", "journal"),
+        // What a command writes is text: `<0>` before it would be an emergency, which journald
+        // writes on every terminal. flock-agent speaks to the journal for its command.
+        Property::new("SyslogLevelPrefix", agent.mode != Mode::Service),
         Property::new("SyslogIdentifier", format!("flock-{id}")),
         Property::new("LogExtraFields", Value::Fields(vec![format!("FLOCK_AGENT={id}")])),
         Property::new("LogRateLimitIntervalUSec", usec(Duration::from_secs(30))),

@@ -4,7 +4,16 @@
 //! way out. `docs/promises.md` names them.
 
 use crate::config::{AgentConfig, Need};
+use crate::plan::level0::CLOSED;
 use crate::plan::{Property, Value};
+
+/// The namespaces that may be made: that of the host's name alone, and that one needs a privilege
+/// which the agent has not.
+///
+/// An empty mask would say it better. But systemd writes that one down as `RestrictNamespaces=`,
+/// which means "no restriction" when it reads it again: after a daemon-reload, and every update of
+/// a package does one, the next restart of the agent would come without it.
+pub(super) const NAMESPACES: u64 = 0x0400_0000;
 
 /// The properties of the sandbox. The system call filter of this level stands with level 0's.
 pub(super) fn properties(agent: &AgentConfig) -> Vec<Property> {
@@ -17,17 +26,19 @@ pub(super) fn properties(agent: &AgentConfig) -> Vec<Property> {
 }
 
 fn files() -> Vec<Property> {
+    let homes = ["/home", "/root", "/run/user"];
+    let homes = homes.map(|path| (path.to_owned(), CLOSED.to_owned())).to_vec();
     vec![
         Property::new("ProtectSystem", "strict"),
         // Not "yes": a path below /home that the operator grants could not be bound in then.
-        Property::new("ProtectHome", "tmpfs"),
+        Property::since(257, "ProtectHome", "tmpfs"),
+        // The same by hand: before, those were open to everybody, without a size.
+        Property::new("TemporaryFileSystem", Value::Pairs(homes)).until(257),
         Property::new("PrivateDevices", true),
         Property::new("DevicePolicy", "closed"),
         // Other users' processes do not exist, and /proc holds nothing but processes.
         Property::new("ProtectProc", "invisible"),
         Property::new("ProcSubset", "pid"),
-        // 257 binds the journal's sockets into a RootDirectory=; standard output works without.
-        Property::since(257, "BindLogSockets", false),
     ]
 }
 
@@ -40,7 +51,8 @@ fn kernel() -> Vec<Property> {
         Property::new("ProtectHostname", true),
         // From 257 an agent sees its own cgroup alone; before, the names of all agents would show.
         Property::new("ProtectControlGroups", true).until(257),
-        Property::new("InaccessiblePaths", ["-/sys/fs/cgroup"]).until(257),
+        // "+": of the agent's root. Without it this is a path of the host, which is not in there.
+        Property::new("InaccessiblePaths", ["-+/sys/fs/cgroup"]).until(257),
         Property::since(257, "ProtectControlGroupsEx", "strict"),
         Property::new("PrivateIPC", true),
         Property::new("KeyringMode", "private"),
@@ -55,7 +67,6 @@ fn privileges() -> Vec<Property> {
         Property::new("CapabilityBoundingSet", 0u64),
         Property::new("AmbientCapabilities", 0u64),
         Property::new("RestrictSUIDSGID", true),
-        // The mask of namespaces that may be made: none.
-        Property::new("RestrictNamespaces", Value::U64(0)),
+        Property::new("RestrictNamespaces", Value::U64(NAMESPACES)),
     ]
 }

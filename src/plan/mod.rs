@@ -17,6 +17,8 @@ mod explain;
 /// What each rung of the ladder adds to the one below it.
 mod level0;
 mod level1;
+/// The unit in which an agent's boundary is measured.
+mod probe;
 /// Which property keeps an agent from what.
 mod promise;
 /// A systemd unit property as data, and the systemd that knows it.
@@ -27,6 +29,7 @@ mod render;
 mod root;
 
 pub use explain::explain;
+pub use probe::{REPLACED, probe};
 pub use property::{Property, Value};
 pub use render::render;
 pub use root::{Bind, RootPlan, SecretFile};
@@ -42,6 +45,8 @@ pub struct Plan {
     pub user: UserPlan,
     /// Its part of the shared tree.
     pub tree: TreePlan,
+    /// How much it may keep on disk.
+    pub quota: QuotaPlan,
     /// Its view of the file system.
     pub root: RootPlan,
     /// Where it may connect to, besides the bus.
@@ -74,6 +79,24 @@ pub struct TreePlan {
     pub workspace: PathBuf,
     /// What the agent may do in `common`.
     pub common: Access,
+}
+
+/// How much an agent's user may own on each file system that it may write to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QuotaPlan {
+    /// Bytes; none means without a limit.
+    pub bytes: Option<u64>,
+    /// Files and directories; none means without a limit.
+    pub files: Option<u64>,
+}
+
+impl QuotaPlan {
+    /// What is limited, in the words of the configuration.
+    #[must_use]
+    pub fn limits(&self) -> Vec<&'static str> {
+        let (disk, files) = (self.bytes.map(|_| "disk"), self.files.map(|_| "files"));
+        disk.into_iter().chain(files).collect()
+    }
 }
 
 /// With whom an agent talks on the bus, and how much it may send.
@@ -132,16 +155,36 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         }
         Level::Process => UserPlan { name: id.user_name(), uid: *uids.get(id)? },
     };
+    Some(with(config, id, agent, user))
+}
+
+/// The same agent, with its own user, tree and root, behind the boundary of a lower level: what each
+/// level adds is seen by measuring without it. Nothing is ever started by such a plan but a probe.
+/// `None`: there is no such lower level.
+#[must_use]
+pub fn lowered(config: &Config, plan: &Plan, level: Level) -> Option<Plan> {
+    let mut agent = config.agents.get(&plan.agent)?.clone();
+    if level >= agent.level {
+        return None;
+    }
+    agent.level = level;
+    let lower = with(config, &plan.agent, &agent, plan.user.clone());
+    Some(Plan { level, unit: lower.unit, ..plan.clone() })
+}
+
+fn with(config: &Config, id: &AgentId, agent: &AgentConfig, user: UserPlan) -> Plan {
     let unlimited = config.bus.rate.is_none().then(|| UNLIMITED.to_owned());
+    let unmeasured = (!config.verify.before_ready).then(|| UNMEASURED.to_owned());
     let root = root::plan(id, agent, &user);
     let mut properties = level0::properties(id, agent, &user, &root);
     if agent.level >= Level::Process {
         properties.extend(level1::properties(agent));
     }
-    Some(Plan {
+    Plan {
         agent: id.clone(),
         level: agent.level,
         tree: TreePlan { workspace: id.workspace(), common: agent.common },
+        quota: QuotaPlan { bytes: agent.limits.disk, files: agent.limits.files },
         egress: agent.egress.clone(),
         bus_port: config.bus.port,
         bus: BusPlan {
@@ -153,14 +196,17 @@ pub fn plan(config: &Config, uids: &Uids, id: &AgentId) -> Option<Plan> {
         },
         unit: UnitPlan { name: id.agent_unit(), slice: id.slice(), properties },
         tools: agent.tools.clone(),
-        loosened: loosened(agent).into_iter().chain(unlimited).collect(),
+        loosened: loosened(agent).into_iter().chain(unlimited).chain(unmeasured).collect(),
         user,
         root,
-    })
+    }
 }
 
 /// What `bus.rate = "unlimited"` loosens, for every agent.
 const UNLIMITED: &str = "bus.rate is unlimited: it may send to the bus as fast as it can";
+
+/// What `verify.before-ready = "skip"` loosens, for every agent.
+const UNMEASURED: &str = "verify.before-ready is skip: its boundary is not measured before it runs";
 
 /// What the operator loosened against the defaults of the level, in plain words.
 #[must_use]

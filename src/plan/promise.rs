@@ -10,7 +10,7 @@ const PROMISES: [(&str, Holds, &str); 20] = [
     ("NoNewPrivileges", yes, "gain privileges from a program such as sudo"),
     ("CapabilityBoundingSet", nothing, "hold a capability, whatever it runs"),
     ("PrivateUsers", yes, "act as any user of the host but its own"),
-    ("RestrictNamespaces", nothing, "make namespaces"),
+    ("RestrictNamespaces", no_namespaces, "make namespaces"),
     ("RestrictSUIDSGID", yes, "make files that run as their owner"),
     ("SystemCallFilter", services, "make system calls that services do not need"),
     ("SystemCallArchitectures", native, "make system calls of another architecture"),
@@ -69,6 +69,10 @@ fn yes(value: &Value) -> bool {
 /// An empty set, or none of something.
 fn nothing(value: &Value) -> bool {
     *value == Value::U64(0)
+}
+
+fn no_namespaces(value: &Value) -> bool {
+    *value == Value::U64(super::level1::NAMESPACES)
 }
 
 fn services(value: &Value) -> bool {

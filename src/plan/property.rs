@@ -45,6 +45,8 @@ pub enum Value {
     Addresses(Vec<(i32, Vec<u8>, u32)>),
     /// `a(sasas)`: path, argv, flags.
     Exec(Vec<(String, Vec<String>, Vec<String>)>),
+    /// `a(sasb)`: path, argv, whether a failure counts as none.
+    Command(Vec<(String, Vec<String>, bool)>),
     /// `aay`: journal fields.
     Fields(Vec<String>),
 }

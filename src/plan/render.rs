@@ -35,10 +35,17 @@ fn tree(plan: &Plan) -> Vec<String> {
         Access::ReadOnly => "read",
         Access::ReadWrite => "read and write",
     };
-    vec![
+    let mut lines = vec![
         format!("{}: {} may read and write", plan.tree.workspace.display(), plan.user.name),
         format!("common: {} may {common}", plan.user.name),
-    ]
+    ];
+    let bytes = plan.quota.bytes.map(text::bytes);
+    let files = plan.quota.files.map(|number| format!("{number} files"));
+    let quota: Vec<String> = bytes.into_iter().chain(files).collect();
+    if !quota.is_empty() {
+        lines.push(format!("quota of {}: {}", plan.user.name, quota.join(", ")));
+    }
+    lines
 }
 
 fn root(plan: &Plan) -> Vec<String> {
@@ -114,6 +121,7 @@ fn value(value: &Value) -> String {
         }
         Value::Addresses(list) => join(list.iter().map(address).collect()),
         Value::Exec(list) => join(list.iter().map(|(_, argv, _)| format!("{argv:?}")).collect()),
+        Value::Command(list) => join(list.iter().map(|(_, argv, _)| format!("{argv:?}")).collect()),
     }
 }
 

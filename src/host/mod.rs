@@ -12,8 +12,12 @@ pub mod doctor;
 pub mod egress;
 /// The dangerous opens, all of them.
 pub mod files;
+/// Writes to the journal.
+pub mod journald;
 /// Whether a process can give up the right to execute programs.
 pub mod landlock;
+/// How much an agent may keep on disk.
+pub mod quota;
 /// The skeleton that becomes an agent's root directory.
 pub mod root;
 /// The one file where `unsafe` is allowed.

@@ -84,6 +84,7 @@ pub fn plan(id: &str) -> Plan {
         level: Level::Process,
         user: UserPlan { name: agent.user_name(), uid: 65_537 },
         tree: TreePlan { workspace: agent.workspace(), common: Access::ReadOnly },
+        quota: crate::plan::QuotaPlan::default(),
         root: RootPlan {
             dir: agent.root_dir(),
             dirs: Vec::new(),

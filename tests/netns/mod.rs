@@ -13,6 +13,8 @@ use nix::unistd::{Uid, setfsuid};
 
 /// Long enough for loopback, short enough for the many connects that must not succeed.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// For an answer of another thread's, once the kernel has made the connection.
+pub const LONG: Duration = Duration::from_secs(10);
 
 /// A new network namespace for this thread, with loopback up. `None`: it cannot run here, and says
 /// so. With FLOCK_TEST_NO_SKIP set that is a failure.
@@ -45,6 +47,13 @@ pub fn sh(command: &str) {
 /// Runs a shell command in this thread's network.
 pub fn succeeds(command: &str) -> bool {
     Command::new("/bin/sh").args(["-c", command]).status().unwrap().success()
+}
+
+/// Gives loopback an address of IPv6, and waits for its route: the kernel makes that a moment later.
+pub fn add_v6(address: &str) {
+    sh(&format!("ip addr add {address}/128 dev lo nodad"));
+    let is_there = format!("ip -6 route show table local | grep -q {address}");
+    sh(&format!("for n in $(seq 500); do {is_there} && exit; sleep 0.02; done; exit 1"));
 }
 
 /// Does something with sockets that this user opens: the kernel's filter goes by the user that a
@@ -96,7 +105,7 @@ pub fn tcp(uid: u32, address: &str) -> bool {
 fn talk(address: &str) -> io::Result<()> {
     let address: SocketAddr = address.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(LONG))?;
     stream.write_all(b"ping")?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer)?;

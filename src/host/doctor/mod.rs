@@ -16,6 +16,7 @@ mod systemd;
 
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::names::UidBlock;
 
 /// How a thing stands.
@@ -89,6 +90,12 @@ pub fn examine(block: UidBlock, allow_unenforced_limits: bool) -> Vec<Finding> {
     all.push(systemd::clock());
     all.push(kernel::levels());
     all
+}
+
+/// Whether the limits on disk that agents of this configuration have can be held.
+#[must_use]
+pub fn quotas(config: &Config) -> Finding {
+    storage::quotas(config)
 }
 
 fn is_root() -> bool {

@@ -3,15 +3,48 @@
 use std::path::Path;
 
 use super::{Finding, is_root};
+use crate::config::Config;
 use crate::host::acl::{Acl, R, Who, X};
 use crate::host::files::Dir;
-use crate::names::STATE_DIR;
+use crate::host::quota;
+use crate::names::{STATE_DIR, shared_dir};
 
 const SUBJECT: &str = "access lists";
 
 /// Sets and reads back a list on a directory of its own, which is gone afterwards.
 pub(super) fn state() -> Finding {
     if is_root() { tried(Path::new(STATE_DIR)) } else { Finding::needs_root(SUBJECT) }
+}
+
+/// Whether the file system of the shared tree holds users to quotas, and whether one has to.
+pub(super) fn quotas(config: &Config) -> Finding {
+    let limited = |limits: &crate::config::Limits| limits.disk.is_some() || limits.files.is_some();
+    let needed = config.agents.values().any(|agent| limited(&agent.limits));
+    of_quotas(&shared_dir(), needed, config.host.allow_unenforced_limits)
+}
+
+fn of_quotas(tree: &Path, needed: bool, allowed: bool) -> Finding {
+    const SUBJECT: &str = "disk quotas";
+    const LOOK: &str = "systemd-tmpfiles --create, or install ai-flock again";
+    let found = match quota::of(tree) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Finding::warn(SUBJECT, format!("{} is missing", tree.display()), LOOK),
+        Err(error) => return Finding::warn(SUBJECT, error.to_string(), LOOK),
+    };
+    let (point, kind) = (found.point.display(), found.kind);
+    let on = format!("{} is on {point} ({kind})", tree.display());
+    match (found.missing, needed, allowed) {
+        (None, ..) => Finding::ok(SUBJECT, format!("{on}, which holds users to quotas")),
+        (Some((why, _)), false, _) => {
+            Finding::ok(SUBJECT, format!("{on}, {why}; no agent has limits.disk or limits.files"))
+        }
+        (Some((why, remedy)), true, true) => Finding::warn(SUBJECT, format!("{on}, {why}"), remedy),
+        (Some((why, remedy)), true, false) => Finding::fail(
+            SUBJECT,
+            format!("{on}, {why}: agents with limits.disk or limits.files do not start"),
+            remedy,
+        ),
+    }
 }
 
 fn tried(state: &Path) -> Finding {
@@ -56,6 +89,16 @@ mod tests {
     use crate::host::doctor::Verdict;
     use crate::host::testing;
     use nix::mount::{MsFlags, mount};
+
+    #[test]
+    fn a_quota_is_missed_only_by_agents_that_have_one() {
+        // The kernel has no quotas for this file system.
+        let verdict = |needed, allowed| of_quotas(Path::new("/proc"), needed, allowed).verdict;
+        assert_eq!(verdict(false, false), Verdict::Ok);
+        assert_eq!(verdict(true, false), Verdict::Fail);
+        assert_eq!(verdict(true, true), Verdict::Warn);
+        assert_eq!(of_quotas(Path::new("/missing"), false, false).verdict, Verdict::Warn);
+    }
 
     #[test]
     fn lists_are_tried_on_the_file_system_itself() {

@@ -159,6 +159,44 @@ mod tests {
         assert_ne!(NFT_1_0, NFT_1_1);
     }
 
+    /// Takes characters away, doubles and swaps them at every place: whatever is not the table is told
+    /// from it, and nothing that nft could print crashes the reader.
+    #[test]
+    fn no_damage_passes_for_the_table() {
+        let words =
+            ["accept", "drop", "{", "}", "elements = {", ",", "\n", "\u{0}", "counter", "65537"];
+        let mut seed = 0x5eed_u64;
+        for listing in [NFT_1_0, NFT_1_1] {
+            // How its parts are bracketed is nft's matter.
+            let words_of = |text: &str| {
+                text.replace(['{', '}', ','], " ")
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            // Who was counted lately, by the kernel itself: no part of the table.
+            let start = listing.find("elements = { 65537 limit").unwrap();
+            let counted = start..=start + listing[start..].find('\n').unwrap();
+            let places = listing.char_indices().map(|(at, _)| at);
+            for at in places.filter(|at| !counted.contains(at) && !counted.contains(&(at + 7))) {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let word = words[(seed >> 33) as usize % words.len()];
+                let (head, tail) = listing.split_at(at);
+                let longer = (at + 7).min(listing.len());
+                for damaged in [
+                    format!("{head}{word}{tail}"),
+                    format!("{head}{}", &listing[at + 1..]),
+                    format!("{head}{}", &listing[longer..]),
+                    head.to_owned(),
+                ] {
+                    let told = !differences(&damaged, &planned()).is_empty();
+                    let same = words_of(&damaged) == words_of(listing);
+                    assert!(told || same, "{at}: {damaged}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_change_is_named() {
         let changes = [

@@ -12,6 +12,8 @@ mod dir;
 mod error;
 /// One open object, to be judged and used by its descriptor.
 mod handle;
+/// Files and links that are replaced as a whole.
+mod whole;
 
 use std::fmt;
 use std::path::Path;

@@ -9,7 +9,10 @@ use zbus::names::InterfaceName;
 use zbus::proxy::CacheProperties;
 use zbus::wire::OwnedObjectPath;
 
+use super::again::again;
 use super::systemd::{PATIENCE, Systemd, UnitError, refused};
+use crate::fail::{self, Point};
+use crate::plan::Property;
 
 /// How long a job may be silent until PID 1 is asked whether it is still there.
 const LOOK: Duration = Duration::from_secs(2);
@@ -20,20 +23,25 @@ impl Systemd {
     /// The signal can come before the reply to the call, so the stream is opened first. And it is
     /// read while the call is under way: a stream that is not read stops the connection after 64
     /// signals (other people's jobs), and with it the reply.
-    pub(super) async fn job(
+    pub(super) async fn job<F>(
         &self,
         verb: &'static str,
         unit: &str,
-        call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
-    ) -> Result<(), UnitError> {
+        call: impl FnMut() -> F,
+    ) -> Result<(), UnitError>
+    where
+        F: Future<Output = zbus::Result<OwnedObjectPath>>,
+    {
         let mut ended = self.manager.receive_job_removed().await.map_err(UnitError::Bus)?;
-        let mut call = pin!(call);
+        // A unit may be asked for twice: what is started is started.
+        let mut call = pin!(again(call));
         let mut early = Vec::new();
         let result = tokio::time::timeout(PATIENCE, async {
             let mut job = None;
             loop {
                 tokio::select! {
                     reply = &mut call, if job.is_none() => {
+                        fail::at(Point::JobSent);
                         let path = reply.map_err(|error| refused(verb, unit, &error))?;
                         if let Some((_, result)) = early.iter().find(|(early, _)| *early == path) {
                             return Ok(Some(String::clone(result)));
@@ -58,11 +66,32 @@ impl Systemd {
                 }
             }
         });
-        match result.await {
+        let result = result.await;
+        fail::at(Point::JobDone);
+        match result {
             Ok(Ok(Some(result))) if result == "done" || result == "skipped" => Ok(()),
             Ok(Ok(Some(result))) => Err(UnitError::Job { verb, unit: unit.to_owned(), result }),
             Ok(Err(error)) => Err(error),
             Ok(Ok(None)) | Err(_) => Err(UnitError::Unknown { verb, unit: unit.to_owned() }),
+        }
+    }
+
+    /// Makes a transient unit in the place of one that was left by somebody who was killed.
+    ///
+    /// # Errors
+    /// As [`Systemd::start_transient`], [`Systemd::stop`] and [`Systemd::reset_failed`].
+    pub async fn start_transient_anew(
+        &self,
+        unit: &str,
+        properties: &[Property],
+    ) -> Result<(), UnitError> {
+        match self.start_transient(unit, properties).await {
+            Err(UnitError::Exists(_)) => {
+                self.stop(unit).await?;
+                self.reset_failed(unit).await?;
+                self.start_transient(unit, properties).await
+            }
+            other => other,
         }
     }
 

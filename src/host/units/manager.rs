@@ -36,6 +36,10 @@ pub(super) trait Manager {
     fn reload_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     /// Reloads a unit's configuration if it can, else restarts it.
     fn reload_or_restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Holds all processes of a unit still.
+    fn freeze_unit(&self, name: &str) -> zbus::Result<()>;
+    /// Lets them go on.
+    fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
     /// Forgets a failure, and with it a transient unit that failed.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     /// The object of a unit, loaded from disk if need be.

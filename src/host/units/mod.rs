@@ -1,5 +1,7 @@
 //! Transient systemd units over D-Bus, and what the kernel says of their processes.
 
+/// Calls that are repeated when PID 1 went away in the middle of them.
+mod again;
 /// Waiting for the end of a job.
 mod jobs;
 /// PID 1's D-Bus interface, the ten methods of it that flock calls.

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::Egress;
+use crate::host::quota;
 use crate::host::sys::{self, Direction};
 use crate::names::Level;
 use crate::plan::{Plan, Value};
@@ -18,7 +19,7 @@ use crate::plan::{Plan, Value};
 pub struct Measured {
     /// Protections of the level that do not hold. Any one of them ends the launch.
     pub broken: Vec<String>,
-    /// Limits that this host has no controller for.
+    /// Limits that nothing on this host enforces.
     pub unenforced: Vec<String>,
     /// The process ended before it could be measured.
     pub ended: bool,
@@ -129,6 +130,11 @@ fn limits(plan: &Plan, cgroup: &Path, found: &mut Measured) {
             found.broken.push(format!("cpu.max is {}, not {quota} us per second", text.trim()))
         }
         Err(_) => found.unenforced.push("cpu".to_owned()),
+    }
+    if quota::enforced(plan).is_err() {
+        found.unenforced.extend(plan.quota.limits().into_iter().map(str::to_owned));
+    } else if let Err(error) = quota::check(plan) {
+        found.broken.push(error.to_string());
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use zbus::Connection;
-use zbus::fdo::PropertiesProxy;
 use zbus::proxy::CacheProperties;
 use zbus::wire::{OwnedVariant, Variant};
 
+use super::again::again;
 use super::manager::{ManagerProxy, UnitRow as RawRow};
 use super::variant;
+use crate::fail::{self, Point};
 use crate::plan::Property;
 
 /// The oldest systemd that the sandbox was tested on.
@@ -70,16 +71,17 @@ impl Systemd {
     /// Connects, and reads the version once.
     ///
     /// # Errors
-    /// When the system bus or PID 1 does not answer, or systemd is too old.
+    /// When the system bus or PID 1 does not answer, has no room for another connection of root's for
+    /// a while, or systemd is too old.
     pub async fn connect() -> Result<Self, UnitError> {
-        let connection = Connection::system().await.map_err(UnitError::Bus)?;
+        let connection = again(Connection::system).await.map_err(UnitError::Bus)?;
         let manager = ManagerProxy::builder(&connection)
             .cache_properties(CacheProperties::No)
             .build()
             .await
             .map_err(UnitError::Bus)?;
-        manager.subscribe().await.map_err(UnitError::Bus)?;
-        let text = manager.version().await.map_err(UnitError::Bus)?;
+        again(|| manager.subscribe()).await.map_err(UnitError::Bus)?;
+        let text = again(|| manager.version()).await.map_err(UnitError::Bus)?;
         let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
         match digits.parse() {
             Ok(version) if version >= OLDEST => Ok(Self { connection, manager, version }),
@@ -107,7 +109,7 @@ impl Systemd {
             .filter(|p| p.is_for(self.version))
             .map(|p| (p.name, variant::of(&p.value)))
             .collect();
-        let call = self.manager.start_transient_unit(unit, "fail", &properties, &[]);
+        let call = || self.manager.start_transient_unit(unit, "fail", &properties, &[]);
         match self.job("start", unit, call).await {
             Err(UnitError::Refused { cause, .. }) if cause.contains("UnitExists") => {
                 Err(UnitError::Exists(unit.to_owned()))
@@ -121,7 +123,7 @@ impl Systemd {
     /// # Errors
     /// What PID 1 says, or how the job ended.
     pub async fn start(&self, unit: &str) -> Result<(), UnitError> {
-        self.job("start", unit, self.manager.start_unit(unit, "replace")).await
+        self.job("start", unit, || self.manager.start_unit(unit, "replace")).await
     }
 
     /// Stops a unit and waits until it is gone. A unit that is not loaded is stopped.
@@ -129,7 +131,7 @@ impl Systemd {
     /// # Errors
     /// What PID 1 says, or how the job ended.
     pub async fn stop(&self, unit: &str) -> Result<(), UnitError> {
-        match self.job("stop", unit, self.manager.stop_unit(unit, "replace")).await {
+        match self.job("stop", unit, || self.manager.stop_unit(unit, "replace")).await {
             Err(UnitError::Refused { cause, .. }) if cause.contains("NoSuchUnit") => Ok(()),
             other => other,
         }
@@ -140,7 +142,7 @@ impl Systemd {
     /// # Errors
     /// What PID 1 says, or how the job ended.
     pub async fn restart(&self, unit: &str) -> Result<(), UnitError> {
-        self.job("restart", unit, self.manager.restart_unit(unit, "replace")).await
+        self.job("restart", unit, || self.manager.restart_unit(unit, "replace")).await
     }
 
     /// Has a unit read its configuration again; starts it if it is stopped.
@@ -148,7 +150,7 @@ impl Systemd {
     /// # Errors
     /// What PID 1 says, or how the job ended.
     pub async fn reload_or_restart(&self, unit: &str) -> Result<(), UnitError> {
-        self.job("reload", unit, self.manager.reload_or_restart_unit(unit, "replace")).await
+        self.job("reload", unit, || self.manager.reload_or_restart_unit(unit, "replace")).await
     }
 
     /// Has a unit read its configuration again, if it runs.
@@ -159,7 +161,7 @@ impl Systemd {
         if self.facts(unit).await?.text("ActiveState") != "active" {
             return Ok(());
         }
-        self.job("reload", unit, self.manager.reload_unit(unit, "replace")).await
+        self.job("reload", unit, || self.manager.reload_unit(unit, "replace")).await
     }
 
     /// Enables units, with one reload for all of them.
@@ -169,9 +171,12 @@ impl Systemd {
     pub async fn enable(&self, units: &[String]) -> Result<(), UnitError> {
         let names: Vec<&str> = units.iter().map(String::as_str).collect();
         let all = names.join(" ");
-        let enable = self.manager.enable_unit_files(&names, false, false);
+        let enable = again(|| self.manager.enable_unit_files(&names, false, false));
         enable.await.map_err(|e| refused("enable", &all, &e))?;
-        self.manager.reload().await.map_err(|e| refused("reload for", &all, &e))
+        fail::at(Point::HandlesLinked);
+        again(|| self.manager.reload()).await.map_err(|e| refused("reload for", &all, &e))?;
+        fail::at(Point::HandlesEnabled);
+        Ok(())
     }
 
     /// Disables units, with one reload for all of them. One that is not enabled is left alone.
@@ -181,9 +186,28 @@ impl Systemd {
     pub async fn disable(&self, units: &[String]) -> Result<(), UnitError> {
         let names: Vec<&str> = units.iter().map(String::as_str).collect();
         let all = names.join(" ");
-        let disable = self.manager.disable_unit_files(&names, false);
+        let disable = again(|| self.manager.disable_unit_files(&names, false));
         disable.await.map_err(|e| refused("disable", &all, &e))?;
-        self.manager.reload().await.map_err(|e| refused("reload for", &all, &e))
+        fail::at(Point::HandlesUnlinked);
+        again(|| self.manager.reload()).await.map_err(|e| refused("reload for", &all, &e))?;
+        fail::at(Point::HandlesDisabled);
+        Ok(())
+    }
+
+    /// Holds all processes of a unit still, until it is thawed or stopped.
+    ///
+    /// # Errors
+    /// What PID 1 says.
+    pub async fn freeze(&self, unit: &str) -> Result<(), UnitError> {
+        self.manager.freeze_unit(unit).await.map_err(|e| refused("freeze", unit, &e))
+    }
+
+    /// Lets the processes of a frozen unit go on.
+    ///
+    /// # Errors
+    /// What PID 1 says.
+    pub async fn thaw(&self, unit: &str) -> Result<(), UnitError> {
+        self.manager.thaw_unit(unit).await.map_err(|e| refused("thaw", unit, &e))
     }
 
     /// Forgets that a unit failed. One that is not loaded, or did not fail, is left alone.
@@ -191,7 +215,7 @@ impl Systemd {
     /// # Errors
     /// What PID 1 says.
     pub async fn reset_failed(&self, unit: &str) -> Result<(), UnitError> {
-        match self.manager.reset_failed_unit(unit).await {
+        match again(|| self.manager.reset_failed_unit(unit)).await {
             Err(error) if !error.to_string().contains("NoSuchUnit") => {
                 Err(refused("reset-failed", unit, &error))
             }
@@ -199,32 +223,23 @@ impl Systemd {
         }
     }
 
-    /// What PID 1 knows of a service or a slice, with two calls. One that is not loaded has
-    /// `LoadState=not-found`.
+    /// What PID 1 knows of a unit, with one call. One that is not loaded has `LoadState=not-found`.
     ///
     /// # Errors
     /// When PID 1 does not answer.
     pub async fn facts(&self, unit: &str) -> Result<UnitFacts, UnitError> {
-        let path = self.manager.load_unit(unit).await.map_err(|e| refused("read", unit, &e))?;
-        let proxy = PropertiesProxy::builder(&self.connection)
-            .destination("org.freedesktop.systemd1")
-            .path(path)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await
-            .map_err(UnitError::Bus)?;
-        let mut all = HashMap::new();
-        let kind = match unit.rsplit_once('.') {
-            Some((_, "slice")) => "org.freedesktop.systemd1.Slice",
-            _ => "org.freedesktop.systemd1.Service",
+        // No interface means all of the unit's; asked for the path, PID 1 loads the unit if need be.
+        let get = || {
+            self.connection.call_method(
+                Some("org.freedesktop.systemd1"),
+                path_of(unit),
+                Some("org.freedesktop.DBus.Properties"),
+                "GetAll",
+                &"",
+            )
         };
-        for interface in ["org.freedesktop.systemd1.Unit", kind] {
-            let name =
-                zbus::names::InterfaceName::from_static_str(interface).map_err(UnitError::Bus)?;
-            let found = proxy.get_all(name).await.map_err(|e| UnitError::Bus(e.into()))?;
-            all.extend(found);
-        }
-        Ok(UnitFacts(all))
+        let reply = again(get).await.map_err(|e| refused("read", unit, &e))?;
+        reply.body().deserialize().map(UnitFacts).map_err(UnitError::Bus)
     }
 
     /// The names and active states of the loaded units that match a pattern.
@@ -232,7 +247,8 @@ impl Systemd {
     /// # Errors
     /// When PID 1 does not answer.
     pub async fn list(&self, pattern: &str) -> Result<Vec<(String, String)>, UnitError> {
-        let rows = self.manager.list_units_by_patterns(&[], &[pattern]).await;
+        let patterns = [pattern];
+        let rows = again(|| self.manager.list_units_by_patterns(&[], &patterns)).await;
         let rows = rows.map_err(UnitError::Bus)?;
         Ok(rows.into_iter().map(|row| (row.0, row.3)).collect())
     }
@@ -242,7 +258,7 @@ impl Systemd {
     /// # Errors
     /// When PID 1 does not answer.
     pub async fn rows(&self, patterns: &[&str]) -> Result<Vec<UnitRow>, UnitError> {
-        let rows = self.manager.list_units_by_patterns(&[], patterns).await;
+        let rows = again(|| self.manager.list_units_by_patterns(&[], patterns)).await;
         let row = |r: RawRow| UnitRow { name: r.0, active: r.3, sub: r.4, job: r.7 != 0 };
         Ok(rows.map_err(UnitError::Bus)?.into_iter().map(row).collect())
     }
@@ -252,7 +268,8 @@ impl Systemd {
     /// # Errors
     /// When PID 1 does not answer.
     pub async fn unit_texts(&self, unit: &str, property: &str) -> Result<Vec<String>, UnitError> {
-        let path = self.manager.load_unit(unit).await.map_err(|e| refused("read", unit, &e))?;
+        let path =
+            again(|| self.manager.load_unit(unit)).await.map_err(|e| refused("read", unit, &e))?;
         let of = ("org.freedesktop.systemd1.Unit", property);
         let call = self.connection.call_method(
             Some("org.freedesktop.systemd1"),
@@ -270,6 +287,19 @@ impl Systemd {
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// The object of a unit, as systemd names it: all but ASCII letters and digits as `_` and two digits.
+fn path_of(unit: &str) -> String {
+    let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
+    for (place, byte) in unit.bytes().enumerate() {
+        match byte {
+            b'0'..=b'9' if place == 0 => path.push_str(&format!("_{byte:02x}")),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => path.push(char::from(byte)),
+            _ => path.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    path
 }
 
 pub(super) fn refused(verb: &'static str, unit: &str, error: &zbus::Error) -> UnitError {
@@ -328,6 +358,12 @@ impl UnitFacts {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Which of these properties PID 1 holds with another value for another unit.
+    #[must_use]
+    pub fn unlike<'n>(&self, other: &Self, names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+        names.filter(|name| self.0.get(*name) != other.0.get(*name)).collect()
+    }
+
     /// Which of these properties PID 1 does not hold as they were sent.
     #[must_use]
     pub fn differences(&self, wanted: &[Property]) -> Vec<&'static str> {
@@ -335,5 +371,21 @@ impl UnitFacts {
             self.0.get(p.name).and_then(|found| variant::holds(&p.value, found)) == Some(false)
         };
         wanted.iter().filter(differs).map(|p| p.name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_has_the_path_that_systemd_gives_it() {
+        for (unit, path) in [
+            ("flock-agent@a-1.service", "flock_2dagent_40a_2d1_2eservice"),
+            ("flock-agents-a\\x2d1.slice", "flock_2dagents_2da_5cx2d1_2eslice"),
+            ("1.service", "_31_2eservice"),
+        ] {
+            assert_eq!(path_of(unit), format!("/org/freedesktop/systemd1/unit/{path}"));
+        }
     }
 }

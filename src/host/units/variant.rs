@@ -20,6 +20,7 @@ pub(super) fn of(value: &Value) -> Variant<'static> {
         Value::Binds(v) => v.into(),
         Value::Addresses(v) => v.into(),
         Value::Exec(v) => v.into(),
+        Value::Command(v) => v.into(),
         Value::Fields(v) => v.into_iter().map(String::into_bytes).collect::<Vec<_>>().into(),
     }
 }

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::UsersError;
+use crate::fail::{self, Point};
 use crate::host::command::{CommandError, Program};
 use crate::names::{AGENT_GROUP, WORKSPACE_USER};
 use crate::plan::UserPlan;
@@ -65,6 +66,7 @@ pub fn ensure(users: &[UserPlan]) -> Result<Vec<String>, UsersError> {
         step: format!("create {}", list(&made)),
         source,
     })?;
+    fail::at(Point::UsersMade);
     for user in users.iter().filter(|user| made.contains(&user.name)) {
         if inspect(user)? != Account::Ours {
             return Err(foreign(

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::UsersError;
+use crate::fail::{self, Point};
 use crate::host::files::{Dir, Owner};
 use crate::names::{AgentId, STATE_DIR, UidBlock};
 use crate::plan::Uids;
@@ -132,6 +133,7 @@ impl Ledger {
         text.push('\n');
         Dir::open(&self.state)?.write(FILE, text.as_bytes(), Owner::ROOT, 0o644)?;
         self.stored = Some(self.uids.clone());
+        fail::at(Point::LedgerStored);
         Ok(())
     }
 }

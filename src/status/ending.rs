@@ -147,6 +147,30 @@ impl Records {
             _ => Ok(()),
         }
     }
+
+    /// Forgets agents that are none of these.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget_others(&self, keep: &[AgentId]) -> Result<(), RecordError> {
+        for dir in [&self.failed, &self.last] {
+            let Ok(entries) = fs::read_dir(dir) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+                let Ok(agent) = AgentId::parse(stem) else { continue };
+                if keep.contains(&agent) {
+                    continue;
+                }
+                match fs::remove_file(&path) {
+                    Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                        return Err(RecordError { agent, path, cause });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn file(dir: &Path, agent: &AgentId) -> PathBuf {
@@ -184,6 +208,22 @@ pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_configured_no_more_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::below(dir.path());
+        let [stays, goes] = ["agent-1", "agent-2"].map(|id| AgentId::parse(id).unwrap());
+        records.forget_others(&[]).unwrap();
+        for id in [&stays, &goes] {
+            records.save(id, &Ending::refused("x")).unwrap();
+        }
+        fs::write(dir.path().join("state/.others"), "x").unwrap();
+        records.forget_others(std::slice::from_ref(&stays)).unwrap();
+        assert!(records.failed(&stays).is_some() && records.last(&stays).is_some());
+        assert!(records.failed(&goes).is_none() && records.last(&goes).is_none());
+        assert!(dir.path().join("state/.others").exists());
+    }
 
     #[test]
     fn a_failure_is_kept_until_it_is_forgiven() {

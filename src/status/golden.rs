@@ -11,10 +11,11 @@ use jiff::Timestamp;
 
 use crate::config::{
     Access, AgentConfig, BusConfig, Config, Egress, HistoryConfig, HostConfig, HostPort, Input,
-    Limits, Mode, Need, Restart, RestartPolicy, Sync, TaskConfig,
+    Limits, Mode, Need, Restart, RestartPolicy, Sync, TaskConfig, VerifyConfig,
 };
 use crate::history::Counts;
 use crate::names::{AgentId, Level, UidBlock};
+use crate::status::boundary::Standing;
 use crate::status::facts::{Facts, Row, Usage};
 use crate::status::health::{Part, View};
 use crate::status::report::{Report, Sources, report};
@@ -52,6 +53,8 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
         secret_files: BTreeMap::new(),
         limits: Limits {
             message: 1 << 20,
+            disk: None,
+            files: None,
             cpu_usec_per_sec: 500_000,
             memory: 256 << 20,
             swap: 0,
@@ -80,6 +83,7 @@ fn agent(level: Level, egress: Egress, needs: Vec<Need>) -> AgentConfig {
 fn config() -> Config {
     let hosts = Egress::Hosts(vec![HostPort { host: "api.example.com".into(), port: 443 }]);
     Config {
+        file: None,
         channels: [].into(),
         host: HostConfig { uid_block: UidBlock::DEFAULT, allow_unenforced_limits: false },
         bus: BusConfig {
@@ -89,6 +93,7 @@ fn config() -> Config {
             rate: None,
         },
         history: HistoryConfig::default(),
+        verify: VerifyConfig::default(),
         agents: BTreeMap::from([
             (id("agent-1"), agent(Level::Process, hosts, vec![Need::Jit])),
             (id("agent-2"), agent(Level::Workspace, Egress::Unrestricted, vec![])),
@@ -150,9 +155,11 @@ fn agents() -> BTreeMap<AgentId, Seen> {
         main_pid: 0,
         ..facts("flock-agent-4")
     };
+    // Before the installed flock-agent was put in its place.
+    let early = Facts { active_since_usec: 1_699_999_980_000_000, ..facts("flock-workspace") };
     BTreeMap::from([
         (id("agent-1"), seen("active", "running", facts("flock-agent-1"))),
-        (id("agent-2"), seen("active", "running", facts("flock-workspace"))),
+        (id("agent-2"), seen("active", "running", early)),
         (id("agent-3"), seen("failed", "failed", failed)),
         (id("agent-4"), seen("activating", "auto-restart", looping)),
         (id("agent-5"), Seen::default()),
@@ -173,6 +180,16 @@ fn view() -> View {
         systemd: Part::fine(),
         config: Part::fine(),
         asks: 2,
+        boundary: BTreeMap::from([(
+            id("agent-2"),
+            Standing {
+                held: 160,
+                violations: vec!["write it [file.write] (agent-1): written\u{1b}[2J".into()],
+                done: Some("frozen (systemctl thaw flock-agent@agent-2.service)".into()),
+                ..Standing::default()
+            },
+        )]),
+        measuring: Part::fine(),
         history: Part::fine(),
         tasks: Some(Counts { queued: 3, running: 1, failed_last_day: 2 }),
         heartbeats: BTreeMap::from([
@@ -190,6 +207,9 @@ fn made(view: Option<&View>, missing: &[&'static str]) -> Report {
         enabled: &BTreeSet::from([id("agent-1")]),
         view: view.ok_or("flockd is not running (the agents do not need it)"),
         missing_controllers: missing,
+        unheld: &BTreeMap::from([(id("agent-2"), "limits.disk: no quotas".to_owned())]),
+        // Between the start of agent-2 and of the others.
+        program_since: Timestamp::from_second(1_699_999_990).ok(),
         now: now(),
     })
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::Counts;
 use crate::names::AgentId;
+use crate::status::boundary::Standing;
 use crate::text::span;
 
 /// Agents send a heartbeat every 30 s. Later than this, two in a row are missing.
@@ -35,6 +36,12 @@ pub struct View {
     pub tasks: Option<Counts>,
     /// The last heartbeat of each agent that sent one since flockd was started.
     pub heartbeats: BTreeMap<AgentId, Timestamp>,
+    /// What the last measurement found of each agent that ran then.
+    #[serde(default)]
+    pub boundary: BTreeMap<AgentId, Standing>,
+    /// Whether the boundaries are measured.
+    #[serde(default = "Part::fine")]
+    pub measuring: Part,
     /// How many calls of tools wait for an operator.
     #[serde(default)]
     pub asks: usize,
@@ -79,6 +86,8 @@ pub struct Health {
 pub enum Word {
     /// A heartbeat came in time.
     Ok,
+    /// Its boundary was measured, and a promise did not hold.
+    Violation,
     /// At least two heartbeats are missing.
     Late,
     /// None came since flockd was started.
@@ -95,6 +104,15 @@ impl Health {
     #[must_use]
     pub fn of(agent: &AgentId, view: Option<&View>, now: Timestamp) -> Self {
         let Some(view) = view else { return Self::UNKNOWN };
+        let alive = Self::alive(agent, view, now);
+        let broken = |standing: &Standing| !standing.violations.is_empty();
+        match view.boundary.get(agent).is_some_and(broken) {
+            true => Self { word: Word::Violation, ..alive },
+            false => alive,
+        }
+    }
+
+    fn alive(agent: &AgentId, view: &View, now: Timestamp) -> Self {
         match view.heartbeats.get(agent) {
             None if view.bus.ok => Self { word: Word::None, heartbeat_age_seconds: None },
             None => Self::UNKNOWN,
@@ -117,6 +135,7 @@ impl Health {
         match self.word {
             Word::Ok => format!("ok {age}"),
             Word::Late => format!("late {age}"),
+            Word::Violation => "VIOLATION".to_owned(),
             Word::None => "none yet".to_owned(),
             Word::Unknown => "-".to_owned(),
         }
@@ -142,6 +161,8 @@ mod tests {
             history: Part::fine(),
             tasks: None,
             heartbeats: BTreeMap::new(),
+            boundary: BTreeMap::new(),
+            measuring: Part::fine(),
             asks: 0,
         };
         assert_eq!(Health::of(&id, None, start), Health::UNKNOWN);
@@ -150,6 +171,10 @@ mod tests {
         assert_eq!(Health::of(&id, Some(&view), now(75)).cell(), "ok 1min 15s");
         assert_eq!(Health::of(&id, Some(&view), now(76)).cell(), "late 1min 16s");
         assert_eq!(Health::of(&id, Some(&view), now(-5)).cell(), "ok 0s");
+        let standing = Standing { violations: vec!["x".into()], ..Standing::default() };
+        view.boundary.insert(id.clone(), standing);
+        assert_eq!(Health::of(&id, Some(&view), start).cell(), "VIOLATION");
+        view.boundary.clear();
         view.bus = Part::broken("connection refused");
         assert_eq!(Health::of(&id, Some(&view), now(76)).word, Word::Unknown);
     }

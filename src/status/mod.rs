@@ -1,5 +1,7 @@
 //! What the agents are doing.
 
+/// What the last measurement of the boundaries found.
+pub mod boundary;
 /// The report on one agent.
 pub mod detail;
 /// How an agent ended: the record that the handle, `status` and `halt` read.
@@ -21,5 +23,5 @@ pub mod systemd;
 /// The report for people.
 pub mod table;
 
-pub use ending::{Ending, Kind, Records};
+pub use ending::{Ending, Kind, RecordError, Records};
 pub use state::{Seen, State, judge};

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::config::{AgentConfig, Config, Egress};
+use crate::config::{AgentConfig, Config, Egress, Mode};
 use crate::history::Counts;
 use crate::names::{AgentId, Level, WORKSPACE_USER};
 use crate::plan;
@@ -98,6 +98,8 @@ pub struct Agent {
     pub pid: Option<u32>,
     /// Names this start in the journal and in audit records.
     pub invocation: Option<String>,
+    /// Whether it runs a `flock-agent` that an upgrade has replaced since.
+    pub outdated: bool,
     /// Where it may connect to: `bus`, `host:port`, or `unrestricted`.
     pub egress: Vec<String>,
     /// What the configuration loosens, one line each.
@@ -131,6 +133,10 @@ pub struct Sources<'a> {
     pub view: Result<&'a View, &'a str>,
     /// Controllers that this host lacks.
     pub missing_controllers: &'a [&'static str],
+    /// Agents with a limit on disk that nothing holds, and why.
+    pub unheld: &'a BTreeMap<AgentId, String>,
+    /// When the installed `flock-agent` was put in its place.
+    pub program_since: Option<Timestamp>,
     /// The moment.
     pub now: Timestamp,
 }
@@ -191,8 +197,16 @@ fn agent(sources: &Sources<'_>, id: &AgentId, seen: &Seen) -> Agent {
     let level = level(facts, config);
     let since = stamp(facts.active_since_usec);
     let age = |at: Timestamp| u64::try_from(sources.now.as_second() - at.as_second()).ok();
+    let outdated = up && is_outdated(sources, config, since);
     let mut warnings: Vec<String> = warning.into_iter().collect();
     warnings.extend(oddities(sources, id, config, level, up));
+    warnings.extend(boundary(sources, id).filter(|_| up));
+    warnings.extend(sources.unheld.get(id).map(|why| format!("nothing holds it to {why}")));
+    warnings.extend(outdated.then(|| {
+        format!(
+            "it runs the flock-agent of before an upgrade: flockctl restart {id} when it is idle"
+        )
+    }));
     Agent {
         agent: id.clone(),
         level: level.map(Level::number),
@@ -221,6 +235,7 @@ fn agent(sources: &Sources<'_>, id: &AgentId, seen: &Seen) -> Agent {
         user: text(&facts.user),
         pid: (facts.main_pid != 0).then_some(facts.main_pid),
         invocation: text(&facts.invocation),
+        outdated,
         egress: config.map(egress).unwrap_or_default(),
         loosened: loosened(sources, config),
         warnings,
@@ -249,6 +264,29 @@ fn oddities(
         ));
     }
     lines
+}
+
+/// What the last measurement found that should not be.
+fn boundary(sources: &Sources<'_>, id: &AgentId) -> Option<String> {
+    let standing = sources.view.ok()?.boundary.get(id)?;
+    let first = standing.violations.first()?;
+    let more = match standing.violations.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    let done = standing.done.as_deref().map(|done| format!("; {done}")).unwrap_or_default();
+    Some(format!("its boundary does not hold: {first}{more}{done}: flockctl verify {id}"))
+}
+
+/// Goes by time: which file a process was started from is root's alone to read. A clock that was
+/// set wrong at the start of the agent makes this wrong as well, and nothing else.
+fn is_outdated(
+    sources: &Sources<'_>,
+    config: Option<&AgentConfig>,
+    since: Option<Timestamp>,
+) -> bool {
+    let ours = config.is_some_and(|config| config.mode != Mode::Service);
+    ours && matches!((since, sources.program_since), (Some(start), Some(file)) if start < file)
 }
 
 /// The level it runs at says more than the one that was configured since.

@@ -2,21 +2,24 @@
 //!
 //! Each part reads first and writes only what differs, so that a second run changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::bus;
-use crate::bus::hub::Hub;
 use crate::bus::identity;
-use crate::bus::server_conf::{self, SERVER_FILE};
-use crate::bus::streams::{Delivery, Member};
-use crate::bus::talk::Talk;
-use crate::config::{AgentConfig, Config, Mode, Sync};
+use crate::bus::server_conf;
+use crate::config::Config;
+use crate::fail::{self, Point};
 use crate::host::files::{Dir, FilesError};
 use crate::host::units::{Systemd, UnitError};
 use crate::host::users::{self, Ledger, UsersError};
-use crate::host::{root, tree};
-use crate::names::{AgentId, BUS_USER, Level, WORKSPACE_USER, bus_dir, identity_dir};
+use crate::host::{quota, root, tree};
+use crate::names::{
+    AgentId, Level, RUN_DIR, STATE_DIR, WORKSPACE_USER, bus_dir, identity_dir, shared_dir,
+};
 use crate::plan::{self, Plan, UserPlan};
+use crate::status::{RecordError, Records};
+use crate::steps::bus_files::{self, BusFiles};
+pub use crate::steps::bus_files::{members, settings, talk};
 use crate::steps::fence::{self, FenceError};
 use crate::steps::lock::{Lock, LockError};
 
@@ -24,9 +27,6 @@ use crate::steps::lock::{Lock, LockError};
 const DAEMON_UNIT: &str = "flockd.service";
 /// The unit of the message bus.
 const BUS_UNIT: &str = "flock-bus.service";
-/// A link beside the bus's configuration that names the server's program, so that no unit file
-/// has to change when the operator names another.
-const SERVER_LINK: &str = "nats-server";
 
 /// Why the machine could not be made as configured. What was done before stays, and is right.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,9 @@ pub enum ApplyError {
     /// The shared tree.
     #[error(transparent)]
     Tree(#[from] tree::TreeError),
+    /// What agents may keep on disk.
+    #[error(transparent)]
+    Quota(#[from] quota::QuotaError),
     /// The agents' roots.
     #[error(transparent)]
     Root(#[from] root::RootError),
@@ -58,6 +61,9 @@ pub enum ApplyError {
     /// The egress table.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// What is known of agents' ends.
+    #[error(transparent)]
+    Records(#[from] RecordError),
     /// PID 1.
     #[error(transparent)]
     Unit(#[from] UnitError),
@@ -66,26 +72,37 @@ pub enum ApplyError {
 /// What a run of `apply` found and did, one line each for people.
 #[derive(Debug, Default)]
 pub struct Applied {
+    /// The configuration that was applied, when it is not the one that was given: the files were
+    /// changed while it waited for its turn.
+    pub newer: Option<Config>,
     /// What was changed; empty when everything stood as configured.
     pub changes: Vec<String>,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
 
-/// Makes the machine as configured: users, tree, roots, identities, bus, egress, handles.
+/// Makes the machine as configured: users, tree, roots, identities, bus, egress, handles. What the
+/// files say by now counts: who made the change may have applied it before, and what is not configured
+/// is taken away.
 ///
 /// # Errors
 /// At the first part that cannot be made. A later run goes on from there.
 pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
     let systemd = Systemd::connect().await?;
     let mut done = Applied::default();
-    let lock = Lock::machine()?;
+    let lock = Lock::machine().await?;
+    let newer = config.newer();
+    let config = newer.as_ref().unwrap_or(config);
+    sweep(&mut done)?;
     let plans = plans(config)?;
     let accounts: Vec<UserPlan> = unix_users(&plans);
     for name in users::ensure(&accounts)? {
         done.changes.push(format!("made the user {name}"));
     }
     done.changes.extend(tree::ensure(&plans)?);
+    let quotas = quota::ensure(&plans)?;
+    done.changes.extend(quotas.changed);
+    done.warnings.extend(quotas.unenforced);
     for plan in &plans {
         if !root::ensure(plan)?.is_empty() {
             done.changes.push(format!("made the root of {}", plan.agent));
@@ -96,17 +113,20 @@ pub async fn apply(config: &Config) -> Result<Applied, ApplyError> {
     // Before their identities, which are what tells a newcomer: broken off in between, the next
     // run still finds them to be new.
     enable(&systemd, &newcomers, &mut done).await?;
-    let bus = prepare_bus(config, &mut done)?;
-    if fence::load_locked(Some(config)).await? {
-        done.changes.push("loaded the egress table".to_owned());
-    }
+    let bus = bus_files::prepare(config, &mut done)?;
+    done.changes.extend(fence::load_locked(Some(config)).await?);
+    retire(&systemd, &bus, config, &mut done).await?;
+    forget_quotas(&systemd, &plans, &mut done).await?;
     // From here on PID 1 is waited for. A job of the bus waits for the stop of any agent, and that
     // for this lock.
     drop(lock);
-    tell_systemd(&systemd, &bus, config, &mut done).await?;
-    if bus.changed {
-        make_streams(config, &mut done).await;
+    fail::at(Point::ApplyUnlocked);
+    if let Some(who) = &bus.pending {
+        tell_bus(&systemd, config, &mut done).await?;
+        bus_files::settled(who).await?;
     }
+    name_strays(&systemd, config, &mut done).await?;
+    done.newer = newer;
     Ok(done)
 }
 
@@ -124,38 +144,6 @@ pub async fn apply_and_tell(config: &Config) -> Result<Applied, ApplyError> {
     Ok(done)
 }
 
-/// What happened to the bus's files.
-struct BusFiles {
-    changed: bool,
-    /// Agents that are configured no more.
-    retired: Vec<AgentId>,
-}
-
-/// Streams and consumers of every agent. A bus that does not answer yet gets them from flockd.
-async fn make_streams(config: &Config, done: &mut Applied) {
-    let made = async {
-        let (identity, url) = identity::operator(&identity_dir()).map_err(|e| e.to_string())?;
-        let hub = Hub::connect(&identity, &url).await.map_err(|e| e.to_string())?;
-        hub.ensure(&members(config)).await.map_err(|e| e.to_string())
-    };
-    if let Err(error) = made.await {
-        done.warnings.push(format!("{error} (flockd makes the streams when the bus answers)"));
-    }
-}
-
-/// The agents as the bus knows them.
-#[must_use]
-pub fn members(config: &Config) -> Vec<Member> {
-    let member = |(id, agent): (&AgentId, &AgentConfig)| Member {
-        id: id.clone(),
-        delivery: match agent.mode {
-            Mode::Task | Mode::JsonLines => Delivery::Pull,
-            Mode::Service => Delivery::Push,
-        },
-    };
-    config.agents.iter().map(member).collect()
-}
-
 /// Every agent's plan; the user ids that are new are recorded first.
 fn plans(config: &Config) -> Result<Vec<Plan>, ApplyError> {
     let mut ledger = Ledger::load()?;
@@ -169,7 +157,8 @@ fn plans(config: &Config) -> Result<Vec<Plan>, ApplyError> {
     for id in config.agents.keys() {
         let mut plan = plan::plan(config, ledger.uids(), id);
         if let Some(plan) = &mut plan {
-            with_hosts(plan, fence::opening(id)?.hosts_file());
+            // With a damaged record nothing is open, as `load_locked` will have it.
+            with_hosts(plan, fence::opening(id).unwrap_or_default().hosts_file());
         }
         plans.extend(plan);
     }
@@ -183,61 +172,6 @@ fn unix_users(plans: &[Plan]) -> Vec<UserPlan> {
     users.sort_by(|a, b| a.name.cmp(&b.name));
     users.dedup();
     users
-}
-
-/// Identities in one batch, the server's files, and the link to its program.
-fn prepare_bus(config: &Config, done: &mut Applied) -> Result<BusFiles, ApplyError> {
-    let settings = settings(config);
-    if let Err(error) = bus::version::check(&settings.server) {
-        // Everything else is made all the same; the bus refuses to start, and status says so.
-        done.warnings.push(error.to_string());
-    }
-    let ids: Vec<AgentId> = config.agents.keys().cloned().collect();
-    let identities = identity::ensure(&identity_dir(), &ids, &settings.url())?;
-    let retired = identity::retire(&identity_dir(), &ids)?;
-    for id in &retired {
-        done.changes.push(format!("{id} is not configured any more: its bus identity is gone"));
-    }
-    let group = nix::unistd::Group::from_name(BUS_USER).ok().flatten();
-    let gid = group.map(|g| g.gid.as_raw());
-    let mut changed = server_conf::write(&bus_dir(), &settings, &identities, &talk(config), gid)?;
-    let dir = Dir::open(&bus_dir())?;
-    let link = Path::new(SERVER_LINK);
-    if dir.read_link(link)? != Some(settings.server.clone()) {
-        dir.make_link(link, &settings.server)?;
-        changed = true;
-    }
-    if changed {
-        done.changes.push(format!("wrote {}", bus_dir().join(SERVER_FILE).display()));
-    }
-    Ok(BusFiles { changed, retired })
-}
-
-/// Who may talk to whom, in the bus's words.
-#[must_use]
-pub fn talk(config: &Config) -> Talk {
-    let pairs = |(id, agent): (&AgentId, &AgentConfig)| {
-        agent.may_request.iter().map(|asked| (id.clone(), asked.clone())).collect::<Vec<_>>()
-    };
-    Talk {
-        channels: config.channels.clone(),
-        requests: config.agents.iter().flat_map(pairs).collect(),
-        message: config.agents.iter().map(|(id, a)| (id.clone(), a.limits.message)).collect(),
-    }
-}
-
-/// The bus's part of the configuration, in its own words.
-#[must_use]
-pub fn settings(config: &Config) -> bus::Settings {
-    bus::Settings {
-        server: config.bus.server.clone(),
-        port: config.bus.port,
-        sync: match config.bus.sync {
-            Sync::Always => "always".to_owned(),
-            Sync::Every(span) => format!("{}s", span.as_secs()),
-        },
-        store: bus_dir().join("jetstream"),
-    }
 }
 
 /// Enables the handles of agents that are seen for the first time.
@@ -254,21 +188,86 @@ async fn enable(
     Ok(())
 }
 
-/// Has the bus read its accounts, and names what runs without being configured.
-async fn tell_systemd(
+/// Has the bus read its files. One that does not run reads them when it starts.
+async fn tell_bus(
+    systemd: &Systemd,
+    config: &Config,
+    done: &mut Applied,
+) -> Result<(), ApplyError> {
+    let server = systemd.facts(BUS_UNIT).await?;
+    let told = match bus_files::needs_restart(config, &server)? {
+        true => systemd.restart(BUS_UNIT).await,
+        false => systemd.reload_or_restart(BUS_UNIT).await,
+    };
+    if let Err(error) = told {
+        if systemd.facts(BUS_UNIT).await?.number("MainPID") != Some(0) {
+            return Err(error.into());
+        }
+        done.warnings.push(format!("{error}: no agent is on the bus until it runs"));
+        return Ok(());
+    }
+    fail::at(Point::BusTold);
+    bus_files::make_streams(config, done).await;
+    Ok(())
+}
+
+/// Takes away what agents have that are configured no more. Their identities go last: as long as
+/// one is there, a later run knows that this is not done.
+async fn retire(
     systemd: &Systemd,
     bus: &BusFiles,
     config: &Config,
     done: &mut Applied,
 ) -> Result<(), ApplyError> {
     // Enabled, the handle of an agent that is no more would fail at every boot.
-    let gone: Vec<String> = bus.retired.iter().map(AgentId::handle_unit).collect();
-    if !gone.is_empty() {
-        systemd.disable(&gone).await?;
+    let handles: Vec<String> = bus.retired.iter().map(AgentId::handle_unit).collect();
+    if !handles.is_empty() {
+        systemd.disable(&handles).await?;
     }
-    if bus.changed {
-        systemd.reload_or_restart(BUS_UNIT).await?;
+    let ids: Vec<AgentId> = config.agents.keys().cloned().collect();
+    // Of an agent that has just been stopped flockd may write the record after this; the next run
+    // removes it.
+    Records::default().forget_others(&ids)?;
+    for id in identity::retire(&identity_dir(), &ids)? {
+        done.changes.push(format!("{id} is not configured any more: its bus identity is gone"));
     }
+    if !handles.is_empty() {
+        fail::at(Point::IdentitiesRetired);
+    }
+    Ok(())
+}
+
+/// Takes away the quotas of users that no agent is any more. What still runs as one keeps it.
+async fn forget_quotas(
+    systemd: &Systemd,
+    plans: &[Plan],
+    done: &mut Applied,
+) -> Result<(), ApplyError> {
+    let ledger = Ledger::load()?;
+    let is_used = |uid: u32| plans.iter().any(|plan| plan.user.uid == uid);
+    let gone = ledger.uids().iter().map(|(id, uid)| (id, *uid)).filter(|(_, uid)| !is_used(*uid));
+    let held = quota::held(gone)?;
+    if held.is_empty() {
+        return Ok(());
+    }
+    let runs = |state: &str| !matches!(state, "inactive" | "failed");
+    let units = systemd.list("flock-agent@*.service").await?;
+    for (id, uid) in held {
+        let unit = id.agent_unit();
+        if !units.iter().any(|(name, state)| *name == unit && runs(state)) {
+            quota::clear(&id, uid)?;
+            done.changes.push(format!("{} has no quota any more", id.user_name()));
+        }
+    }
+    Ok(())
+}
+
+/// Names what runs without being configured.
+async fn name_strays(
+    systemd: &Systemd,
+    config: &Config,
+    done: &mut Applied,
+) -> Result<(), ApplyError> {
     for (unit, state) in systemd.list("flock-agent@*.service").await? {
         let stray = AgentId::from_agent_unit(&unit).filter(|id| !config.agents.contains_key(id));
         if let (Some(id), "active" | "activating") = (stray, state.as_str()) {
@@ -276,6 +275,18 @@ async fn tell_systemd(
                 "{id} runs and is not configured any more: systemctl disable --now {}",
                 id.handle_unit()
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files that a run left half written which was broken off.
+fn sweep(done: &mut Applied) -> Result<(), ApplyError> {
+    let places = [STATE_DIR.into(), RUN_DIR.into(), shared_dir().join("logs"), bus_dir()];
+    for place in places {
+        let Some(dir) = Dir::open_if_there(&place)? else { continue };
+        for name in dir.sweep()? {
+            done.changes.push(format!("removed {}, half written", place.join(name).display()));
         }
     }
     Ok(())
@@ -289,30 +300,38 @@ pub async fn ensure(config: &Config, id: &AgentId) -> Result<Plan, ApplyError> {
     if let Some(plan) = ready(config, id)? {
         return Ok(plan);
     }
-    apply_and_tell(config).await?;
+    let applied = apply_and_tell(config).await?;
     let ledger = Ledger::load()?;
-    let plan = plan::plan(config, ledger.uids(), id);
+    let plan = plan::plan(applied.newer.as_ref().unwrap_or(config), ledger.uids(), id);
     let plan = plan.ok_or_else(|| UsersError::Absent { name: id.user_name() })?;
     check(&plan)?;
     Ok(plan)
 }
 
-/// `None`: something that `apply` makes is not there.
-fn ready(config: &Config, id: &AgentId) -> Result<Option<Plan>, ApplyError> {
+/// The plan of one agent on a machine that is ready for it; `None`: something that `apply` makes is
+/// not there. Changes nothing.
+///
+/// # Errors
+/// When flock's records cannot be read.
+pub fn ready(config: &Config, id: &AgentId) -> Result<Option<Plan>, ApplyError> {
     let ledger = Ledger::load()?;
     let Some(mut plan) = plan::plan(config, ledger.uids(), id) else { return Ok(None) };
     with_hosts(&mut plan, fence::opening(id)?.hosts_file());
-    let ready = id.identity_file().exists() && check(&plan).is_ok();
+    // An identity that others could read is no secret any more: refused here too.
+    let identity = identity::read(&identity_dir(), std::slice::from_ref(id))?;
+    let on_the_bus = identity.is_some() && !bus_files::is_pending();
+    let ready = on_the_bus && check(&plan).is_ok();
     Ok(ready.then_some(plan))
 }
 
 fn check(plan: &Plan) -> Result<(), ApplyError> {
     users::check(&plan.user)?;
     tree::check(plan)?;
+    quota::check(plan)?;
     Ok(root::check(plan)?)
 }
 
-fn with_hosts(plan: &mut Plan, text: String) {
+pub(super) fn with_hosts(plan: &mut Plan, text: String) {
     plan.root.files.insert(PathBuf::from("etc/hosts"), text);
 }
 
@@ -320,8 +339,12 @@ fn with_hosts(plan: &mut Plan, text: String) {
 ///
 /// # Errors
 /// When its root cannot be written.
-pub fn set_hosts(plan: &mut Plan, text: String) -> Result<(), ApplyError> {
+pub async fn set_hosts(plan: &mut Plan, text: String) -> Result<(), ApplyError> {
     with_hosts(plan, text);
-    root::ensure(plan)?;
+    if root::check(plan).is_err() {
+        // An apply that runs meanwhile would take a file for nobody's that is half written.
+        let _lock = Lock::machine().await?;
+        root::ensure(plan)?;
+    }
     Ok(())
 }

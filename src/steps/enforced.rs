@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use crate::fail::{self, Point};
 use crate::host::cgroup;
 use crate::host::files::{Dir, Owner};
 use crate::host::sys::{self, Direction};
@@ -54,8 +55,10 @@ pub async fn egress_filter(systemd: &Systemd) -> Result<(), NotEnforced> {
     systemd.reset_failed(UNIT).await?;
     asked?;
     // Without the record the next launch asks again; nothing else depends on it.
-    let _ = Dir::open(Path::new(RUN_DIR))
-        .and_then(|dir| dir.write(RECORD, version.as_bytes(), Owner::ROOT, 0o644));
+    let _ = Dir::open(Path::new(RUN_DIR)).and_then(|dir| {
+        dir.write(RECORD, version.as_bytes(), Owner::ROOT, 0o644)?;
+        dir.sweep()
+    });
     Ok(())
 }
 
@@ -65,18 +68,11 @@ async fn ask(systemd: &Systemd) -> Result<(), NotEnforced> {
         Property::new("Description", "flock asks whether this host filters packets"),
         Property::new("Type", "exec"),
         Property::new("User", "nobody"),
-        Property::new("ExecStartEx", Value::Exec(vec![(argv[0].clone(), argv, Vec::new())])),
+        Property::new("ExecStart", Value::Command(vec![(argv[0].clone(), argv, false)])),
         Property::new("IPAddressDeny", Value::Addresses(vec![(2, vec![0; 4], 0)])),
     ];
-    match systemd.start_transient(UNIT, &properties).await {
-        // Left by one that was killed while it asked.
-        Err(UnitError::Exists(_)) => {
-            systemd.stop(UNIT).await?;
-            systemd.reset_failed(UNIT).await?;
-            systemd.start_transient(UNIT, &properties).await?;
-        }
-        other => other?,
-    }
+    systemd.start_transient_anew(UNIT, &properties).await?;
+    fail::at(Point::HostAsked);
     let group = systemd.facts(UNIT).await?.text("ControlGroup");
     let programs = File::open(cgroup::dir(&group))
         .and_then(|dir| sys::cgroup_bpf_programs(&dir, Direction::Egress));

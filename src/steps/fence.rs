@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Egress, HostPort, refused_address};
+use crate::fail::{self, Point};
 use crate::host::egress::{self, EgressError, Grant, Table};
 use crate::host::files::{Dir, Owner};
 use crate::names::{AgentId, RUN_DIR, UidBlock};
@@ -97,8 +98,14 @@ impl Fence {
         let fault = |cause: String| FenceError::Record { verb: "write", cause };
         let text = serde_json::to_vec_pretty(self).map_err(|e| fault(e.to_string()))?;
         Dir::open(Path::new(RUN_DIR))
-            .and_then(|dir| dir.write(RECORD, &text, Owner::ROOT, 0o600))
-            .map_err(|e| fault(e.to_string()))
+            .and_then(|dir| {
+                dir.write(RECORD, &text, Owner::ROOT, 0o600)?;
+                // What one left who was killed while writing it.
+                dir.sweep()
+            })
+            .map_err(|e| fault(e.to_string()))?;
+        fail::at(Point::FenceRecorded);
+        Ok(())
     }
 
     /// The table that the kernel has to hold.
@@ -162,13 +169,17 @@ impl Opening {
 /// # Errors
 /// When nft does not take it, or the kernel shows something else afterwards.
 pub async fn load(config: Option<&Config>) -> Result<(), FenceError> {
-    let _lock = Lock::machine()?;
+    let _lock = Lock::machine().await?;
     load_locked(config).await.map(|_| ())
 }
 
-/// The same for one who holds the lock of the machine. `true`: the kernel had another table.
-pub(super) async fn load_locked(config: Option<&Config>) -> Result<bool, FenceError> {
-    let recorded = Fence::read()?;
+/// The same for one who holds the lock of the machine; what was done, if anything was. With a valid
+/// configuration a damaged record is made anew, and then nothing is open: what was is not known.
+pub(super) async fn load_locked(config: Option<&Config>) -> Result<Option<String>, FenceError> {
+    let (recorded, damage) = match Fence::read() {
+        Err(damage) if config.is_some() => (None, Some(damage)),
+        recorded => (recorded?, None),
+    };
     let fence = match (config, recorded.clone()) {
         (Some(config), Some(fence)) => Fence { agents: fence.agents, ..Fence::closed(config) },
         (Some(config), None) => Fence::closed(config),
@@ -178,7 +189,13 @@ pub(super) async fn load_locked(config: Option<&Config>) -> Result<bool, FenceEr
     if recorded.as_ref() != Some(&fence) {
         fence.write()?;
     }
-    set(&fence).await
+    let loaded = set(&fence).await?;
+    Ok(match damage {
+        Some(damage) => Some(format!(
+            "closed the egress table for all agents: {damage}; start those with exceptions again"
+        )),
+        None => loaded.then(|| "loaded the egress table".to_owned()),
+    })
 }
 
 /// Whether the kernel shows the recorded table. Changes nothing.
@@ -195,7 +212,7 @@ pub async fn check(config: &Config) -> Result<(), FenceError> {
 /// # Errors
 /// When nft does not take it, or the kernel shows something else afterwards.
 pub async fn repair() -> Result<Option<String>, FenceError> {
-    let _lock = Lock::machine()?;
+    let _lock = Lock::machine().await?;
     let Some(fence) = Fence::read()? else { return Ok(None) };
     match egress::check(&fence.table()).await {
         Ok(()) => Ok(None),
@@ -220,14 +237,18 @@ pub async fn open(config: &Config, plan: &Plan) -> Result<Opening, FenceError> {
             Egress::Bus | Egress::Unrestricted => Vec::new(),
         },
     };
-    let _lock = Lock::machine()?;
-    let mut fence = Fence::read()?.unwrap_or_else(|| Fence::closed(config));
+    let _lock = Lock::machine().await?;
+    let recorded = Fence::read()?;
+    let mut fence = recorded.clone().unwrap_or_else(|| Fence::closed(config));
     if opening == (Opening { uid: plan.user.uid, ..Opening::default() }) {
         fence.agents.remove(&plan.agent);
     } else {
         fence.agents.insert(plan.agent.clone(), opening.clone());
     }
-    fence.write()?;
+    // Most agents have no exceptions: nothing is written and flushed for them.
+    if recorded.as_ref() != Some(&fence) {
+        fence.write()?;
+    }
     set(&fence).await?;
     Ok(opening)
 }
@@ -237,7 +258,7 @@ pub async fn open(config: &Config, plan: &Plan) -> Result<Opening, FenceError> {
 /// # Errors
 /// When nft does not take it, or the kernel shows something else afterwards.
 pub async fn close(id: &AgentId) -> Result<(), FenceError> {
-    let _lock = Lock::machine()?;
+    let _lock = Lock::machine().await?;
     let Some(mut fence) = Fence::read()? else { return Ok(()) };
     if fence.agents.remove(id).is_none() {
         return Ok(());
@@ -253,6 +274,7 @@ async fn set(fence: &Fence) -> Result<bool, FenceError> {
         return Ok(false);
     }
     egress::load(&table).await?;
+    fail::at(Point::FenceLoaded);
     egress::check(&table).await?;
     Ok(true)
 }

@@ -1,5 +1,6 @@
 //! Stops one agent and leaves nothing of it.
 
+use crate::fail::{self, Point};
 use crate::host::units::{Systemd, UnitError};
 use crate::names::AgentId;
 use crate::status::Records;
@@ -35,12 +36,19 @@ pub enum HaltError {
 /// When PID 1 does not stop it, or when it had failed before anybody asked for a stop.
 pub async fn halt(id: &AgentId) -> Result<(), HaltError> {
     let _lock = Lock::agent(id)?;
+    fail::at(Point::HaltLocked);
     let unit = |e| HaltError::Unit(id.clone(), e);
     let systemd = Systemd::connect().await.map_err(unit)?;
+    // PID 1 does not stop what is frozen; one that is not frozen needs no thaw.
+    let _ = systemd.thaw(&id.agent_unit()).await;
     systemd.stop(&id.agent_unit()).await.map_err(unit)?;
+    fail::at(Point::HaltStopped);
     systemd.reset_failed(&id.agent_unit()).await.map_err(unit)?;
+    fail::at(Point::HaltForgotten);
     systemd.stop(&id.slice()).await.map_err(unit)?;
+    fail::at(Point::HaltSliceStopped);
     fence::close(id).await.map_err(|e| HaltError::Fence(id.clone(), e))?;
+    fail::at(Point::HaltFenceClosed);
     match Records::default().failed(id) {
         Some(ending) => Err(HaltError::Failed { id: id.clone(), reason: ending.reason }),
         None => Ok(()),

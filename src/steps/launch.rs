@@ -5,8 +5,10 @@
 //! After the start the kernel is asked about the process itself; what does not hold ends it.
 
 use crate::config::{Config, Egress};
+use crate::fail::{self, Point};
 use crate::host::cgroup;
 use crate::host::landlock::{self, REMEDY};
+use crate::host::quota::{self, QuotaError};
 use crate::host::units::readback::{self, Measured};
 use crate::host::units::{Systemd, UnitError, UnitFacts};
 use crate::names::AgentId;
@@ -14,7 +16,7 @@ use crate::plan::{Plan, Property};
 use crate::status::{self, Ending, Records};
 use crate::steps::apply::{self, ApplyError};
 use crate::steps::enforced::{self, NotEnforced};
-use crate::steps::fence::{self, FenceError};
+use crate::steps::fence::{self, FenceError, Opening};
 use crate::steps::lock::{Lock, LockError};
 
 /// Why an agent was not started. Nothing of it runs then.
@@ -49,6 +51,12 @@ pub enum LaunchError {
         /// In the words of the configuration.
         limits: String,
     },
+    /// A file system does not hold it to a limit.
+    #[error(
+        "launch {0}: {1}; or accept it with unenforced-limits = \"allow\" under [host] in \
+         /etc/flock/flock.toml"
+    )]
+    Disk(AgentId, #[source] QuotaError),
     /// The host cannot hold the command to its tool rules.
     #[error("launch {0}: it has tool rules and this kernel has no Landlock: {REMEDY}")]
     Landlock(AgentId),
@@ -65,6 +73,17 @@ pub enum LaunchError {
         id: AgentId,
         /// Why.
         reason: String,
+    },
+    /// The measurement before the start: nothing of the agent has run.
+    #[error(
+        "launch {id}: not started, because its boundary did not hold when it was measured: {}: \
+         flockctl verify {id} shows more", .broken.join("; ")
+    )]
+    Measured {
+        /// The agent.
+        id: AgentId,
+        /// What did not hold, or could not be measured.
+        broken: Vec<String>,
     },
     /// It ran, and a protection did not hold. It was stopped.
     #[error("launch {id}: stopped, because its boundary did not hold: {}", .broken.join("; "))]
@@ -88,12 +107,17 @@ pub struct Launched {
     pub warnings: Vec<String>,
 }
 
-/// Starts one agent and measures it.
+/// Starts one agent and measures it. `gate` is asked before the agent's first instruction whether
+/// the boundary holds; it says what does not.
 ///
 /// # Errors
 /// When anything that protects is missing; the start is undone then.
-pub async fn launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchError> {
-    let launched = try_to_launch(config, id).await;
+pub async fn launch(
+    config: &Config,
+    id: &AgentId,
+    gate: impl AsyncFn(&Systemd, &Plan, &[Property]) -> Vec<String>,
+) -> Result<Launched, LaunchError> {
+    let launched = try_to_launch(config, id, gate).await;
     if let Err(error) = &launched
         && config.agents.contains_key(id)
     {
@@ -103,22 +127,36 @@ pub async fn launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchErr
     launched
 }
 
-async fn try_to_launch(config: &Config, id: &AgentId) -> Result<Launched, LaunchError> {
+async fn try_to_launch(
+    config: &Config,
+    id: &AgentId,
+    gate: impl AsyncFn(&Systemd, &Plan, &[Property]) -> Vec<String>,
+) -> Result<Launched, LaunchError> {
     if !config.agents.contains_key(id) {
         let known: Vec<_> = config.agents.keys().map(AgentId::as_str).collect();
         return Err(LaunchError::Unknown { id: id.clone(), known: known.join(", ") });
     }
     let _lock = Lock::agent(id)?;
+    fail::at(Point::LaunchLocked);
+    // What an earlier start came to says nothing of this one, also when this one is broken off.
+    let _ = Records::default().forgive(id);
+    fail::at(Point::LaunchForgiven);
     let mut plan =
         apply::ensure(config, id).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
+    fail::at(Point::LaunchPrepared);
     let systemd = Systemd::connect().await.map_err(|e| LaunchError::Unit(id.clone(), e))?;
     host_enforces(config, &systemd, &plan).await?;
+    fail::at(Point::LaunchHostChecked);
     let opened = fence::open(config, &plan).await.map_err(|e| LaunchError::Fence(id.clone(), e))?;
+    fail::at(Point::LaunchFenceOpened);
     let hosts = opened.hosts_file();
-    apply::set_hosts(&mut plan, hosts).map_err(|e| LaunchError::Apply(id.clone(), e))?;
-    let mut properties = plan.unit.properties.clone();
-    properties.extend(opened.allow_property());
-    let started = start(config, &systemd, &plan, &properties).await;
+    apply::set_hosts(&mut plan, hosts).await.map_err(|e| LaunchError::Apply(id.clone(), e))?;
+    fail::at(Point::LaunchHostsWritten);
+    let properties = properties(&plan, &opened);
+    let started = match measure(&systemd, &plan, &properties, gate).await {
+        Ok(()) => start(config, &systemd, &plan, &properties).await,
+        Err(error) => Err(error),
+    };
     if started.is_err() {
         undo(&systemd, &plan).await;
     }
@@ -126,6 +164,33 @@ async fn try_to_launch(config: &Config, id: &AgentId) -> Result<Launched, Launch
     let mut warnings = plan.loosened.clone();
     warnings.extend(opened.unresolved());
     Ok(Launched { plan, measured, adopted, warnings })
+}
+
+/// The properties of the unit: the plan's, and the addresses that its exceptions have now.
+#[must_use]
+pub fn properties(plan: &Plan, opened: &Opening) -> Vec<Property> {
+    let mut properties = plan.unit.properties.clone();
+    properties.extend(opened.allow_property());
+    properties
+}
+
+/// Before the first instruction. One that runs already is not kept from running by a measurement
+/// that came too late; flockd measures those.
+async fn measure(
+    systemd: &Systemd,
+    plan: &Plan,
+    properties: &[Property],
+    gate: impl AsyncFn(&Systemd, &Plan, &[Property]) -> Vec<String>,
+) -> Result<(), LaunchError> {
+    let id = &plan.agent;
+    let facts = systemd.facts(&plan.unit.name).await;
+    if runs(&facts.map_err(|e| LaunchError::Unit(id.clone(), e))?) {
+        return Ok(());
+    }
+    match gate(systemd, plan, properties).await {
+        broken if broken.is_empty() => Ok(()),
+        broken => Err(LaunchError::Measured { id: id.clone(), broken }),
+    }
 }
 
 /// What the unit will ask of the kernel has to be there before anything runs.
@@ -136,6 +201,9 @@ async fn host_enforces(config: &Config, systemd: &Systemd, plan: &Plan) -> Resul
     let missing: Vec<_> = missing.into_iter().filter(|limit| *limit != "io-weight").collect();
     if !missing.is_empty() && !config.host.allow_unenforced_limits {
         return Err(LaunchError::Limits { id: id.clone(), limits: missing.join(", ") });
+    }
+    if !config.host.allow_unenforced_limits {
+        quota::enforced(plan).map_err(|e| LaunchError::Disk(id.clone(), e))?;
     }
     if plan.tools.is_some() && !landlock::is_there() {
         return Err(LaunchError::Landlock(id.clone()));
@@ -169,7 +237,7 @@ async fn start(
         measured.broken.push(format!("no limit for {}", measured.unenforced.join(", ")));
     }
     if measured.broken.is_empty() {
-        let _ = Records::default().forgive(id);
+        fail::at(Point::LaunchMeasured);
         Ok((measured, adopted))
     } else {
         Err(LaunchError::Broken { id: id.clone(), broken: measured.broken })
@@ -177,7 +245,7 @@ async fn start(
 }
 
 /// The properties whose change would weaken the boundary, as this systemd was given them.
-fn sent(systemd: &Systemd, plan: &Plan) -> Vec<Property> {
+pub fn sent(systemd: &Systemd, plan: &Plan) -> Vec<Property> {
     // An operator may tune these with a drop-in file; they protect nobody from the agent.
     const FREE: [&str; 4] = ["Description", "TimeoutStopUSec", "IOWeight", "OOMScoreAdjust"];
     let of = |p: &&Property| p.is_for(systemd.version()) && !FREE.contains(&p.name);

@@ -31,9 +31,21 @@ impl Lock {
     /// Waits for the one that changes users, tree, identities or the egress table. Whoever holds it
     /// must not wait for a job of PID 1: jobs wait for `halt`, and `halt` for this lock.
     ///
+    /// It waits on a thread of its own. The holder can be in the same process, and what it waits for
+    /// come in by a thread of the runtime: one that slept here would never let it.
+    ///
     /// # Errors
     /// When the lock file cannot be made.
-    pub fn machine() -> Result<Self, LockError> {
+    pub async fn machine() -> Result<Self, LockError> {
+        let taken = tokio::task::spawn_blocking(Self::machine_here).await;
+        taken.unwrap_or_else(|ended| Err(LockError { path: place("machine"), cause: ended.into() }))
+    }
+
+    /// [`Lock::machine`], for a thread that no other work waits for.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn machine_here() -> Result<Self, LockError> {
         Self::take("machine")
     }
 
@@ -45,8 +57,24 @@ impl Lock {
         Self::take("host-check")
     }
 
+    /// Waits for the one that adds or removes files of the configuration.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn config() -> Result<Self, LockError> {
+        Self::take("config")
+    }
+
+    /// Waits for the one that measures the agents.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn verify() -> Result<Self, LockError> {
+        Self::take("verify")
+    }
+
     fn take(name: &str) -> Result<Self, LockError> {
-        let path = Path::new(RUN_DIR).join("locks").join(name);
+        let path = place(name);
         let lock = || {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(RUN_DIR)?;
             let dir = Path::new(RUN_DIR).join("locks");
@@ -56,4 +84,8 @@ impl Lock {
         };
         lock().map(Self).map_err(|cause| LockError { path: path.clone(), cause })
     }
+}
+
+fn place(name: &str) -> PathBuf {
+    Path::new(RUN_DIR).join("locks").join(name)
 }

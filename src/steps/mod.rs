@@ -2,6 +2,10 @@
 
 /// Users, tree, roots, identities, egress and handles of all configured agents, in one batch.
 pub mod apply;
+/// The bus's part of apply.
+mod bus_files;
+/// What of the machine is not as planned.
+pub mod drift;
 /// Whether this host does what a unit's properties say.
 pub mod enforced;
 /// The egress table: what every agent may reach, resolved, loaded and read back.

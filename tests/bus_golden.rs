@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use async_nats::jetstream::consumer::IntoConsumerConfig as _;
 use flock::bus::streams::{self, Delivery, Member};
 use flock::bus::talk::Talk;
 use flock::bus::{Settings, accounts, identity, server_conf};
@@ -73,19 +74,25 @@ fn the_streams_and_consumers() {
     for (number, id) in ids().into_iter().enumerate() {
         let delivery = if number == 0 { Delivery::Pull } else { Delivery::Push };
         let member = Member { id: id.clone(), delivery };
-        let tasks = serde_json::json!({
-            "config": streams::tasks(&id),
-            "consumers": streams::consumers(&member),
-        });
+        let history = streams::history_consumer().into_consumer_config();
+        let mut consumers = vec![history];
+        consumers.extend(streams::consumers(&member));
+        let tasks = serde_json::json!({ "config": streams::tasks(&id), "consumers": consumers });
         all.insert(streams::tasks(&id).name, tasks);
-        let results = serde_json::json!({ "config": streams::results(&id), "consumers": [] });
-        all.insert(streams::results(&id).name, results);
+        let name = streams::results(&id).name;
+        let history = streams::history_consumer().into_consumer_config();
+        let results =
+            serde_json::json!({ "config": streams::results(&id), "consumers": [history] });
+        all.insert(name, results);
         let channels = serde_json::json!({ "config": streams::channels(&id), "consumers": [] });
         all.insert(streams::channels(&id).name, channels);
     }
-    for config in [streams::queue(), streams::dead_letters()] {
-        let name = config.name.clone();
-        all.insert(name, serde_json::json!({ "config": config, "consumers": [] }));
-    }
+    let queue = streams::queue();
+    let history = streams::history_consumer().into_consumer_config();
+    let consumers = [history, streams::lane_consumer(0).into_consumer_config()];
+    let name = queue.name.clone();
+    all.insert(name, serde_json::json!({ "config": queue, "consumers": consumers }));
+    let dead = streams::dead_letters();
+    all.insert(dead.name.clone(), serde_json::json!({ "config": dead, "consumers": [] }));
     compare("streams.json", &format!("{}\n", serde_json::to_string_pretty(&all).unwrap()));
 }

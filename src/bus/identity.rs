@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use super::subject::OPERATOR;
+use crate::fail::{self, Point};
 use crate::names::AgentId;
 
 /// Characters of a password: 256 bits in hexadecimal digits, which need no quoting anywhere.
@@ -186,27 +187,70 @@ pub fn operator(dir: &Path) -> Result<(Identity, String), Error> {
     load(&path, OPERATOR)?.ok_or_else(|| missing(&path))
 }
 
+/// The agents that have an identity in `dir` and are not in `keep`.
+///
+/// # Errors
+/// When `dir` cannot be read.
+pub fn stale(dir: &Path, keep: &[AgentId]) -> Result<Vec<AgentId>, Error> {
+    let mut stale: Vec<AgentId> = names(dir, ".env")?;
+    stale.retain(|id| !keep.contains(id));
+    Ok(stale)
+}
+
 /// Removes the identities of agents that are not in `keep`, and says whose they were.
 ///
-/// Their access ends when the server is reloaded without them.
+/// Their access ends when the server is reloaded without them. As long as an identity is there, the
+/// agent is known to be [`stale`]: this comes after all else that is done about it.
 ///
 /// # Errors
 /// When `dir` cannot be read or a file cannot be removed.
 pub fn retire(dir: &Path, keep: &[AgentId]) -> Result<Vec<AgentId>, Error> {
-    let mut gone = Vec::new();
+    // Written halfway and not there yet, when the work was broken off.
+    let halfway = names(dir, ".env.new")?.into_iter().map(|id| dir.join(format!("{id}.env.new")));
+    let gone = stale(dir, keep)?;
+    let paths: Vec<PathBuf> =
+        gone.iter().map(|id| env_path(dir, id.as_str())).chain(halfway).collect();
+    for path in &paths {
+        fs::remove_file(path).map_err(file_error("remove the bus identity", path))?;
+    }
+    if !paths.is_empty() {
+        sync_dir(dir)?;
+    }
+    Ok(gone)
+}
+
+/// The agents that have a file with this ending, in order. `operator` is reserved and so is no
+/// agent's id.
+fn names(dir: &Path, ending: &str) -> Result<Vec<AgentId>, Error> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(file_error("read the directory", dir))? {
         let path = entry.map_err(file_error("read the directory", dir))?.path();
-        let stem = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".env"));
-        // `operator` is reserved and so is no agent's id.
-        let Some(id) = stem.and_then(|s| AgentId::parse(s).ok()) else { continue };
-        if !keep.contains(&id) {
-            fs::remove_file(&path).map_err(file_error("remove the bus identity", &path))?;
-            gone.push(id);
-        }
+        let stem = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(ending));
+        found.extend(stem.and_then(|s| AgentId::parse(s).ok()));
     }
-    sync_dir(dir)?;
-    gone.sort();
-    Ok(gone)
+    found.sort();
+    Ok(found)
+}
+
+/// Everybody as they stand in `dir`, and the address they were told; `None` when somebody has no
+/// identity. Changes nothing.
+///
+/// # Errors
+/// When a file cannot be read, was open to others, or is damaged.
+pub fn read(dir: &Path, agents: &[AgentId]) -> Result<Option<(Identities, Vec<String>)>, Error> {
+    let mut urls = Vec::new();
+    let mut one = |user: &str| -> Result<Option<Identity>, Error> {
+        let Some((identity, url)) = load(&env_path(dir, user), user)? else { return Ok(None) };
+        urls.push(url);
+        Ok(Some(identity))
+    };
+    let Some(operator) = one(OPERATOR)? else { return Ok(None) };
+    let mut all = BTreeMap::new();
+    for id in agents {
+        let Some(identity) = one(id.as_str())? else { return Ok(None) };
+        all.insert(id.clone(), identity);
+    }
+    Ok(Some((Identities { operator, agents: all }, urls)))
 }
 
 fn env_path(dir: &Path, user: &str) -> PathBuf {
@@ -222,6 +266,7 @@ fn ensure_one(dir: &Path, user: &str, url: &str) -> Result<Identity, Error> {
     };
     replace(&path, 0o600, None, &identity.env_text(url))
         .map_err(file_error("write the bus identity", &path))?;
+    fail::at(Point::IdentityMade);
     Ok(identity)
 }
 
@@ -261,6 +306,7 @@ pub(super) fn replace(path: &Path, mode: u32, gid: Option<u32>, text: &str) -> i
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    fail::at(Point::BusFileFilled);
     fs::rename(&temp, path)
 }
 

@@ -44,6 +44,15 @@ impl TaskId {
         Self(uuid::Uuid::now_v7().simple().to_string())
     }
 
+    /// The id of a task that is sent with an idempotency key: the same for the same receiver and key.
+    #[must_use]
+    pub fn of_key(to: &Address, key: &str) -> Self {
+        // Names in this space are "receiver, zero, key"; no receiver has a zero in it.
+        const SPACE: uuid::Uuid = uuid::uuid!("6b9d3c52-8f0e-4a57-9d1b-2f6c7e1a4b30");
+        let name = format!("{to}\0{key}");
+        Self(uuid::Uuid::new_v5(&SPACE, name.as_bytes()).simple().to_string())
+    }
+
     /// Checks `text` once; a `TaskId` that exists is safe as a file name.
     ///
     /// # Errors
@@ -256,6 +265,28 @@ pub struct TaskResult {
     pub usage: Option<Usage>,
 }
 
+impl TaskResult {
+    /// How a task ended by flock's own word, without a command's.
+    #[must_use]
+    pub fn decided(task: &TaskId, agent: impl fmt::Display, status: Status, why: &str) -> Self {
+        Self {
+            task: task.to_string(),
+            agent: agent.to_string(),
+            status,
+            exit: None,
+            signal: None,
+            reason: Some(why.to_owned()),
+            attempt: None,
+            started: None,
+            finished: Some(Timestamp::now()),
+            output: String::new(),
+            truncated: false,
+            result_path: None,
+            usage: None,
+        }
+    }
+}
+
 /// What a command and the processes it waited for used up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -302,6 +333,16 @@ pub struct Event {
     /// More, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// What flock says to one agent alone. One that does not listen misses nothing but speed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// `{"cancel": "<task>"}`: end it.
+    Cancel(TaskId),
+    /// `"heartbeat"`: send one now.
+    Heartbeat,
 }
 
 /// Reads one message.
@@ -359,6 +400,20 @@ mod tests {
         let bytes = encode(&task).unwrap();
         assert_eq!(parse::<Task>(&bytes).unwrap(), task);
         assert_eq!(salvage_id(&bytes), Some(task.id));
+    }
+
+    #[test]
+    fn flock_says_two_things_to_an_agent() {
+        let cancel = Control::Cancel(TaskId::parse("t-1").unwrap());
+        for (word, bytes) in
+            [(cancel, &br#"{"cancel":"t-1"}"#[..]), (Control::Heartbeat, br#""heartbeat""#)]
+        {
+            assert_eq!(encode(&word).unwrap(), bytes);
+            assert_eq!(parse::<Control>(bytes).unwrap(), word);
+        }
+        for bad in [&b"{}"[..], b"", b"[]", br#"{"cancel":"../x"}"#, br#"{"cancel":7}"#, b"\"x\""] {
+            assert!(parse::<Control>(bad).is_err());
+        }
     }
 
     #[test]

@@ -8,12 +8,15 @@
 //! - [`talk`]: who may talk to whom, and how large (pure)
 //! - [`accounts`]: all of these to the accounts of nats-server's configuration (pure)
 //! - [`server_conf`]: the files of that configuration
+//! - [`ready`]: waits until the server listens
 //! - [`streams`]: what JetStream keeps for each agent (pure)
 //! - [`environment`]: which variables a task may bring (pure)
 //! - [`message`]: what travels: task, result, event, heartbeat, and how hostile bytes are read
 //! - [`ask`]: a tool that waits for an operator: question and answer
 //! - [`hub`]: the operator's side: make streams, send tasks, see results
 //! - [`speak`]: broadcasts and channels, for the operator
+//! - [`overhear`]: what passes in the hub, for those who measure the boundary
+//! - [`told`]: events and heartbeats as they came, for operators
 //! - [`queue`]: hands each task of the shared queue to exactly one agent
 //! - [`version`]: which nats-server this is, and whether it can hold the promise
 
@@ -23,12 +26,15 @@ pub mod environment;
 pub mod hub;
 pub mod identity;
 pub mod message;
+pub mod overhear;
 pub mod queue;
+pub mod ready;
 pub mod server_conf;
 pub mod speak;
 pub mod streams;
 pub mod subject;
 pub mod talk;
+pub mod told;
 pub mod version;
 
 use std::path::PathBuf;

@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
 use super::accounts::accounts;
 use super::identity::{Identities, replace};
 use super::talk::Talk;
+use crate::fail::{self, Point};
 
 /// The main file, next to [`ACCOUNTS_FILE`].
 pub const SERVER_FILE: &str = "nats-server.conf";
@@ -39,6 +41,13 @@ pub enum Error {
         /// What the kernel said.
         cause: io::Error,
     },
+}
+
+/// Where a server with this [`SERVER_FILE`] listens.
+#[must_use]
+pub fn address(text: &str) -> Option<SocketAddr> {
+    let value = text.lines().find_map(|line| line.strip_prefix("listen: "))?;
+    value.trim_matches('"').parse().ok()
 }
 
 /// The text of [`SERVER_FILE`].
@@ -91,6 +100,38 @@ pub fn server(settings: &Settings) -> Result<String, Error> {
     ))
 }
 
+/// Which of the two files in `dir` are not what would be written. Changes nothing.
+///
+/// # Errors
+/// When a setting is wrong or a file cannot be read.
+pub fn differing(
+    dir: &Path,
+    settings: &Settings,
+    identities: &Identities,
+    talk: &Talk,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut differing = Vec::new();
+    for (name, text) in texts(settings, identities, talk)? {
+        let path = dir.join(name);
+        match fs::read_to_string(&path) {
+            Ok(there) if there == text => {}
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::File { path, cause });
+            }
+            _ => differing.push(path),
+        }
+    }
+    Ok(differing)
+}
+
+fn texts(
+    settings: &Settings,
+    identities: &Identities,
+    talk: &Talk,
+) -> Result<[(&'static str, String); 2], Error> {
+    Ok([(ACCOUNTS_FILE, accounts(identities, talk)), (SERVER_FILE, server(settings)?)])
+}
+
 /// Writes both files into `dir`, readable by root and the group `gid`. True when either changed:
 /// then the server must reload, which disturbs no connected client.
 ///
@@ -103,11 +144,14 @@ pub fn write(
     talk: &Talk,
     gid: Option<u32>,
 ) -> Result<bool, Error> {
-    let texts = [(ACCOUNTS_FILE, accounts(identities, talk)), (SERVER_FILE, server(settings)?)];
     let mut changed = false;
-    for (name, text) in texts {
+    for (name, text) in texts(settings, identities, talk)? {
         let path = dir.join(name);
-        changed |= write_one(&path, gid, &text).map_err(|cause| Error::File { path, cause })?;
+        let wrote = write_one(&path, gid, &text).map_err(|cause| Error::File { path, cause })?;
+        if wrote && name == ACCOUNTS_FILE {
+            fail::at(Point::AccountsWritten);
+        }
+        changed |= wrote;
     }
     Ok(changed)
 }
@@ -150,6 +194,13 @@ mod tests {
             sync: "always".into(),
             store: "/var/lib/flock/bus/jetstream".into(),
         }
+    }
+
+    #[test]
+    fn where_it_listens_is_found_in_its_file() {
+        let text = server(&settings()).unwrap();
+        assert_eq!(address(&text), Some(([127, 0, 0, 1], 14222).into()));
+        assert_eq!(address("listen: here\n"), None);
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct Member {
 /// A task that is neither acknowledged nor reported as in progress for so long is handed out again.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 
+/// How often an agent is handed the same message before flockd gives the task up.
+pub const DELIVERIES: i64 = 12;
+
 /// Most bytes that wait in one stream of an agent.
 const AGENT_STREAM_BYTES: i64 = 64 * 1024 * 1024;
 /// Most tasks that wait for one agent.
@@ -109,13 +112,19 @@ pub fn channels(id: &AgentId) -> Stream {
     }
 }
 
-/// The shared queue. A task stays until the agent that got it has answered.
+/// The shared queue. A task stays until the agent that got it has answered and the history has it.
 #[must_use]
 pub fn queue() -> Stream {
     Stream {
         name: subject::QUEUE_STREAM.to_owned(),
-        subjects: vec![subject::ANY.to_owned()],
-        retention: RetentionPolicy::WorkQueue,
+        subjects: vec![subject::ANY.to_owned(), subject::LANES.to_owned()],
+        // What is published without a lane goes to root's.
+        subject_transform: Some(SubjectTransform {
+            source: subject::ANY.to_owned(),
+            destination: subject::lane(0),
+        }),
+        // Only what a consumer wants is kept: a lane's consumer is made before its first task.
+        retention: RetentionPolicy::Interest,
         discard: DiscardPolicy::New,
         max_messages: 4 * AGENT_STREAM_MESSAGES,
         duplicate_window: SAME_TASK,
@@ -154,17 +163,37 @@ pub fn foreign_consumers(delivery: Delivery) -> Vec<String> {
     }
 }
 
-/// The consumer of the shared queue, used by flockd alone.
+/// The consumer of one sender's lane in the shared queue, used by flockd alone.
 #[must_use]
-pub fn queue_consumer() -> pull::Config {
+pub fn lane_consumer(sender: u32) -> pull::Config {
+    let name = subject::lane_consumer(sender);
     pull::Config {
-        durable_name: Some(subject::QUEUE_CONSUMER.to_owned()),
-        name: Some(subject::QUEUE_CONSUMER.to_owned()),
+        durable_name: Some(name.clone()),
+        name: Some(name),
+        filter_subject: subject::lane(sender),
+        deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         max_deliver: -1,
         max_ack_pending: 10_000,
         ..pull::Config::default()
+    }
+}
+
+/// The consumer that tells flockd what a stream of tasks or results holds. A task stays in its
+/// stream until flockd has written it down, so nothing is missing after flockd was away.
+#[must_use]
+pub fn history_consumer() -> push::Config {
+    push::Config {
+        durable_name: Some(subject::HISTORY_CONSUMER.to_owned()),
+        name: Some(subject::HISTORY_CONSUMER.to_owned()),
+        deliver_subject: subject::HISTORY.to_owned(),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        max_ack_pending: 2000,
+        ..push::Config::default()
     }
 }
 
@@ -176,8 +205,9 @@ fn pull_consumer() -> Consumer {
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
-        // The agent counts attempts and reports the last one; the server would only fall silent.
-        max_deliver: -1,
+        // flock-agent counts attempts and reports the last one long before this. A client that never
+        // acknowledges gets no more; flockd sees that and ends the task.
+        max_deliver: DELIVERIES,
         max_ack_pending: 64,
         max_waiting: 32,
         max_batch: 64,

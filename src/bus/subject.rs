@@ -16,17 +16,21 @@ pub const BROADCAST: &str = "broadcast";
 pub const RESULT: &str = "task.result";
 /// The subject, and an agent's view of it, for a task that all agents do.
 pub const ALL: &str = "tasks.all";
-/// The shared queue: a task published here is done by one agent.
+/// The shared queue, as an agent sees it: a task published here is done by one agent.
 pub const ANY: &str = "tasks.any";
+/// Every lane of the shared queue, see [`lane`].
+pub const LANES: &str = "tasks.any.*";
 /// The stream behind the shared queue.
 pub const QUEUE_STREAM: &str = "QUEUE";
 /// Where tasks go that nobody could do.
 pub const DEAD: &str = "dead.tasks";
 /// The stream behind [`DEAD`].
 pub const DEAD_STREAM: &str = "DEAD";
-/// The shared queue's only consumer. Only the hub reaches it: acknowledgements are addressed by a
-/// guessable number, so agents that shared a consumer could end each other's tasks.
-pub const QUEUE_CONSUMER: &str = "dispatch";
+/// The consumer on every stream of tasks and results that tells flockd what it holds.
+pub const HISTORY_CONSUMER: &str = "history";
+/// Where all consumers [`HISTORY_CONSUMER`] deliver, in the hub. One name without a wildcard: the
+/// server tells a consumer that somebody listens only when the very name is subscribed.
+pub const HISTORY: &str = "history";
 /// The consumer from which an agent takes its tasks one by one and acknowledges them.
 pub const PULL_CONSUMER: &str = "worker";
 
@@ -112,6 +116,12 @@ pub fn control(id: &AgentId) -> String {
     format!("agent.{id}.control")
 }
 
+/// What flock tells of an agent's boundary, in the hub alone: no account of an agent reaches it.
+#[must_use]
+pub fn boundary(id: &AgentId) -> String {
+    format!("flock.boundary.{id}")
+}
+
 /// Where an agent asks for a decision of the operator, the same inside its account and in the hub.
 #[must_use]
 pub fn ask(id: &AgentId) -> String {
@@ -178,6 +188,58 @@ pub fn request_all(asked: &AgentId) -> String {
 #[must_use]
 pub fn final_result(task: &TaskId) -> String {
     format!("task.final.{task}")
+}
+
+/// Where the shared queue keeps the tasks of one sender, a user of the host. Each has a lane of its
+/// own, so that many tasks of one do not delay another's.
+#[must_use]
+pub fn lane(sender: u32) -> String {
+    format!("{ANY}.{sender}")
+}
+
+/// The consumer of one lane. Only the hub reaches it: acknowledgements are addressed by a guessable
+/// number, so agents that shared a consumer could end each other's tasks.
+#[must_use]
+pub fn lane_consumer(sender: u32) -> String {
+    format!("dispatch-{sender}")
+}
+
+/// Whose lane a consumer of the shared queue serves.
+#[must_use]
+pub fn lane_of(consumer: &str) -> Option<u32> {
+    consumer.strip_prefix("dispatch-")?.parse().ok()
+}
+
+/// Where the server tells that a lane's consumer was made.
+#[must_use]
+pub fn lane_news() -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.CREATED.{QUEUE_STREAM}.*")
+}
+
+/// What a stream holds, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// The tasks of an agent.
+    Tasks(AgentId),
+    /// The results of an agent.
+    Results(AgentId),
+    /// The shared queue.
+    Queue,
+}
+
+/// Reads the name of a stream; `None` for one that holds something else.
+#[must_use]
+pub fn holds(stream: &str) -> Option<Holds> {
+    if stream == QUEUE_STREAM {
+        return Some(Holds::Queue);
+    }
+    let (kind, id) = stream.split_once('_')?;
+    let id = AgentId::parse(id).ok()?;
+    match kind {
+        "TASKS" => Some(Holds::Tasks(id)),
+        "RESULTS" => Some(Holds::Results(id)),
+        _ => None,
+    }
 }
 
 /// The stream with an agent's tasks. One per agent: the server drops duplicates per stream, so in a
@@ -249,6 +311,21 @@ mod tests {
             ["task.result", "task.result.A", "agent.x.events.y", "agent..events", "tasks.x", ""]
         {
             assert_eq!(from_agent(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn streams_and_lanes_are_read_back_from_their_names() {
+        let id = AgentId::parse("agent-1").unwrap();
+        assert_eq!(holds(&task_stream(&id)), Some(Holds::Tasks(id.clone())));
+        assert_eq!(holds(&result_stream(&id)), Some(Holds::Results(id)));
+        assert_eq!(holds(QUEUE_STREAM), Some(Holds::Queue));
+        for odd in ["DEAD", "TASKS_", "TASKS_any", "tasks_a", "QUEUE_a", ""] {
+            assert_eq!(holds(odd), None, "{odd}");
+        }
+        assert_eq!(lane_of(&lane_consumer(1000)), Some(1000));
+        for odd in ["history", "dispatch-", "dispatch--1", "dispatch-x", "dispatch"] {
+            assert_eq!(lane_of(odd), None, "{odd}");
         }
     }
 

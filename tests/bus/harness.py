@@ -1,5 +1,5 @@
 """A nats-server with flock's own configuration, taken from tests/golden/bus, and clients for it."""
-import asyncio, json, os, re, shutil, signal, socket, subprocess, tempfile
+import asyncio, itertools, json, os, re, shutil, signal, socket, subprocess, tempfile
 from pathlib import Path
 
 import nats
@@ -11,10 +11,19 @@ USERS = {"operator": "0" * 64, "agent-1": "1" * 64, "agent-2": "2" * 64, "agent-
 STREAMS = json.loads((GOLDEN / "streams.json").read_text())
 
 
+# Below those that the kernel gives to clients: one that was free a moment ago stays so.
+PORTS = itertools.count(20000)
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Another one each time."""
+    for port in PORTS:
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def server_version():
@@ -70,7 +79,7 @@ class Bus:
         self.write(text)
         before = (self.dir / "log").read_text().count("Reloaded server configuration")
         self.process.send_signal(signal.SIGHUP)
-        await until(lambda: (self.dir / "log").read_text().count("Reloaded server configuration") > before)
+        await until(lambda: (self.dir / "log").read_text().count("Reloaded server configuration") > before, 30)
 
     async def crash(self):
         """kill -9 and a new process on the same files; returns when the hub is back."""
@@ -78,13 +87,13 @@ class Bus:
         self.process.kill()
         self.process.wait()
         self.start()
-        await until(lambda: "reconnected" in self.hub.trouble, 20, "the hub does not come back")
+        await until(lambda: "reconnected" in self.hub.trouble, 60, "the hub does not come back")
 
     async def __aenter__(self):
         self.write(self.text)
         self.start()
         self.hub = None
-        for _ in range(100):
+        for _ in range(400):
             try:
                 self.hub = await self.connect("operator")
                 break
@@ -93,7 +102,12 @@ class Bus:
         assert self.hub, (self.dir / "log").read_text()
         self.hub.trouble.clear()
         await self.make_streams()
+        await self.hub.subscribe("history", cb=self.written_down)
         return self
+
+    async def written_down(self, message):
+        """flockd acknowledges what its history has; a stream keeps a task until then."""
+        await self.hub.publish(message.reply, b"+ACK")
 
     async def __aexit__(self, *_):
         for client in self.clients:
@@ -122,6 +136,14 @@ class Bus:
         client = await nats.connect(self.url, user=user, password=password or USERS[user], error_cb=error,
                                     disconnected_cb=lost, reconnected_cb=back, **options)
         client.trouble = trouble
+        once = client.flush
+
+        async def flush():
+            # nats-py's ping overtakes what it has still to write; a second one does not.
+            await once()
+            await once()
+
+        client.flush = flush
         self.clients.append(client)
         return client
 
@@ -132,7 +154,7 @@ class Bus:
         hello = json.dumps({"verbose": False, "headers": True, "user": user, "pass": USERS[user]})
         writer.write(f"CONNECT {hello}\r\nPING\r\n".encode())
         # The server may announce itself anew before it answers.
-        while (line := await asyncio.wait_for(reader.readline(), 5)).strip() != b"PONG":
+        while (line := await asyncio.wait_for(reader.readline(), 20)).strip() != b"PONG":
             assert line.startswith(b"INFO"), line
         return reader, writer
 
@@ -197,6 +219,10 @@ def task(ident, text="", to="agent-1", **more):
     return {"id": ident, "to": to, "text": text, "created": "2026-01-01T00:00:00Z", **more}
 
 
+class TooLate(AssertionError):
+    """What was waited for did not come in time: a machine that is too busy, perhaps."""
+
+
 async def until(condition, seconds=10.0, what="it did not happen"):
     """Waits until `condition()` is true and returns its value."""
     end = asyncio.get_running_loop().time() + seconds
@@ -204,5 +230,6 @@ async def until(condition, seconds=10.0, what="it did not happen"):
         value = condition()
         if value:
             return value
-        assert asyncio.get_running_loop().time() < end, what
+        if asyncio.get_running_loop().time() > end:
+            raise TooLate(what)
         await asyncio.sleep(0.02)

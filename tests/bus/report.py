@@ -21,6 +21,11 @@ class Report:
         self.skipped += 1
         print(f"skipped {name}: {why}", flush=True)
 
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
     def close(self):
         print(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped")
         sys.exit(1 if self.failed or not self.passed else 0)

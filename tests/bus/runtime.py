@@ -1,5 +1,6 @@
 """The real flock-agent: what it does with tasks, good and bad, and when something dies."""
 import asyncio, json, os, pathlib, shutil, signal, subprocess, tempfile, time
+from datetime import datetime
 
 from contract import environment
 from harness import HERE, Bus, task, until
@@ -77,13 +78,13 @@ class Scene:
         agent = Agent(self.bus, *command, **variables).start()
         self.agents.append(agent)
         count = len(self.beats)
-        await until(lambda: len(self.beats) > count, 10, "flock-agent sends no heartbeat")
+        await until(lambda: len(self.beats) > count, 30, "flock-agent sends no heartbeat")
         return agent
 
     async def send(self, ident, text="", **more):
         return await self.bus.send(f"tasks.{ME}", task(ident, text, **more))
 
-    async def result(self, ident, seconds=15):
+    async def result(self, ident, seconds=30):
         await until(lambda: any(r["task"] == ident for _, r in self.results), seconds, f"no result of {ident}")
         return next(r for _, r in self.results if r["task"] == ident)
 
@@ -91,7 +92,7 @@ class Scene:
         async def rest():
             info = await self.bus.api(f"CONSUMER.INFO.TASKS_{ME}.worker")
             return info["num_pending"] + info["num_ack_pending"]
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while await rest():
             assert time.monotonic() < end, "tasks stay unacknowledged"
             await asyncio.sleep(0.05)
@@ -100,16 +101,17 @@ class Scene:
 async def ordinary(report):
     async with Scene() as s:
         await s.send("early", "echo before")
-        agent = await s.agent("/bin/sh", FLOCK_TASK_PARALLEL="3", FLOCK_TASK_OUTPUT_LIMIT="1000", FLOCK_TASK_TIMEOUT="2")
+        agent = await s.agent("/bin/sh", FLOCK_TASK_PARALLEL="3", FLOCK_TASK_OUTPUT_LIMIT="1000", FLOCK_TASK_TIMEOUT="5")
         early = await s.result("early")
         report.check("a task sent before the agent was there is done", (early["status"], early["output"]) == ("done", "before\n"), early)
         report.check("results come under the sender's name", s.results[0][0] == f"task.result.{ME}")
-        begun = time.monotonic()
         for n in range(3):
-            await s.send(f"p{n}", f"sleep 1; echo {n}")
+            await s.send(f"p{n}", f"sleep 2; echo {n}")
+        three = [await s.result(f"p{n}") for n in range(3)]
         for n in range(3):
-            report.check(f"task p{n} of three at once", (await s.result(f"p{n}"))["output"] == f"{n}\n")
-        report.check("three at once take the time of one", time.monotonic() - begun < 2.5, time.monotonic() - begun)
+            report.check(f"task p{n} of three at once", three[n]["output"] == f"{n}\n")
+        times = [[datetime.fromisoformat(r[end]) for r in three] for end in ("started", "finished")]
+        report.check("three run at once", max(times[0]) < min(times[1]), times)
         await s.bus.send(f"tasks.{ME}.all", task("all", "echo all", "all"))
         await s.bus.send(f"tasks.{ME}.any", task("any", "echo any", "any", attempt=4))
         report.check("a task for all", (await s.result("all"))["output"] == "all\n")
@@ -153,7 +155,7 @@ async def ordinary(report):
         }.items():
             before = len(s.results)
             await s.bus.send(f"tasks.{ME}", payload)
-            await until(lambda: len(s.results) > before, 10, f"nothing came of the bad task {ident}")
+            await until(lambda: len(s.results) > before, 30, f"nothing came of the bad task {ident}")
             result = s.results[-1][1]
             good = result["status"] == "refused" and (result["task"] == ident or result["task"].startswith("unnamed-"))
             report.check(f"the bad task {ident} is refused", good, result)
@@ -164,13 +166,13 @@ async def ordinary(report):
         report.check("every task is acknowledged", True)
         await s.bus.hub.publish("broadcast", b"to all")
         kinds = lambda: [json.loads(e.data)["event"] for e in s.events]
-        await until(lambda: "broadcast" in kinds(), 5, "no event about the broadcast")
+        await until(lambda: "broadcast" in kinds(), 30, "no event about the broadcast")
         seen = kinds()
         report.check("events tell the story", seen[0] == "started" and {"task-started", "task-finished"} <= set(seen), seen)
         begun = time.monotonic()
         report.check("SIGTERM while idle ends it with 0", agent.kill(signal.SIGTERM) == 0)
-        report.check("at once", time.monotonic() - begun < 1.5, time.monotonic() - begun)
-        await until(lambda: kinds()[-1] == "stopping", 5, kinds())
+        report.check("at once, not after the grace of 5 s", time.monotonic() - begun < 4, time.monotonic() - begun)
+        await until(lambda: kinds()[-1] == "stopping", 20, kinds())
         log = agent.log.read_text()
         bad = [l for l in log.splitlines() if not l.startswith("<")]
         report.check("each line has a priority", not bad, bad[:3])
@@ -181,47 +183,49 @@ async def deaths(report):
     async with Scene() as s:
         agent = await s.agent("/bin/sh")
         await s.send("twice", "echo attempt $TASK_ATTEMPT; [ $TASK_ATTEMPT = 2 ] || sleep 60")
-        await until(lambda: (agent.home / "tasks/twice").exists(), 5)
+        await until(lambda: (agent.home / "tasks/twice").exists(), 20)
         agent.kill()
         begun = time.monotonic()
         agent.start()
         await s.send("soon", "echo soon")
-        await s.result("soon", 10)
-        report.check("after kill -9 new tasks are done at once", time.monotonic() - begun < 3, time.monotonic() - begun)
-        twice = await s.result("twice", 45)
+        await s.result("soon", 25)
+        # What the dead one had comes again after 30 s.
+        took = time.monotonic() - begun
+        report.check("after kill -9 new tasks are done at once", took < 15, took)
+        twice = await s.result("twice", 60)
         report.check("a task whose agent was killed comes again", (twice["output"], twice["attempt"]) == ("attempt 2\n", 2), twice)
         print(f"  redelivered {time.monotonic() - begun:.0f} s after the kill")
 
         await s.send("stopped", "trap '' TERM; echo attempt $TASK_ATTEMPT; [ $TASK_ATTEMPT = 2 ] || sleep 60")
-        await until(lambda: (agent.home / "tasks/stopped").exists(), 5)
+        await until(lambda: (agent.home / "tasks/stopped").exists(), 20)
         begun = time.monotonic()
         report.check("SIGTERM during a task ends it with 0", agent.kill(signal.SIGTERM) == 0)
-        report.check("within the grace", 4 < time.monotonic() - begun < 9, time.monotonic() - begun)
+        report.check("within the grace", 4 < time.monotonic() - begun < 15, time.monotonic() - begun)
         agent.start()
-        stopped = await s.result("stopped", 10)
+        stopped = await s.result("stopped", 25)
         report.check("what was not done goes back and is done", stopped["output"] == "attempt 2\n", stopped)
 
         # systemd signals the whole unit at once.
         await s.send("unit", "echo attempt $TASK_ATTEMPT; [ $TASK_ATTEMPT = 2 ] || sleep 60")
-        await until(lambda: (agent.home / "tasks/unit").exists(), 5)
-        await asyncio.sleep(0.2)
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(agent.process.pid)], capture_output=True, text=True).stdout.split()
-        for pid in children:
+        ask = ["ps", "-o", "pid=", "--ppid", str(agent.process.pid)]
+        children = lambda: subprocess.run(ask, capture_output=True, text=True).stdout.split()
+        for pid in await until(children, 20, "the command does not run"):
             os.kill(int(pid), signal.SIGTERM)
         agent.kill(signal.SIGTERM)
         agent.start()
-        unit = await s.result("unit", 10)
+        unit = await s.result("unit", 25)
         report.check("a command that systemd stopped with its agent has not failed", unit["output"] == "attempt 2\n", unit)
 
         await s.send("bridge", "sleep 3; echo over")
-        await until(lambda: (agent.home / "tasks/bridge").exists(), 5)
+        await until(lambda: (agent.home / "tasks/bridge").exists(), 20)
         await s.bus.crash()
-        bridge = await s.result("bridge", 25)
+        bridge = await s.result("bridge", 60)
         report.check("a task outlives kill -9 of the bus", (bridge["output"], bridge["attempt"]) == ("over\n", 1), bridge)
         begun = time.monotonic()
         await s.send("next", "echo next")
         await s.result("next", 25)
-        report.check("and the next one comes soon", time.monotonic() - begun < 3, time.monotonic() - begun)
+        # A request that the server has forgotten is made anew after 25 s.
+        report.check("and the next one comes soon", time.monotonic() - begun < 15, time.monotonic() - begun)
         await s.idle()
 
         # The result is on disk and the acknowledgement is lost: it is not worked out again.
@@ -249,9 +253,9 @@ async def endings(report):
         agent = await s.agent("/bin/sh", FLOCK_TASK_ATTEMPTS="2")
         await s.send("poison", "kill -9 $PPID; sleep 60")
         for _ in range(2):
-            await until(lambda: agent.process.poll() is not None, 40, "the poisoned agent lives")
+            await until(lambda: agent.process.poll() is not None, 60, "the poisoned agent lives")
             agent.start()
-        poison = await s.result("poison", 45)
+        poison = await s.result("poison", 60)
         report.check("a task that kills its agent is given up", (poison["status"], poison["attempt"]) == ("refused", 3), poison)
 
     async with Scene() as s:
@@ -259,18 +263,19 @@ async def endings(report):
         s.bus.process.wait()
         agent = Agent(s.bus, "/bin/sh").start()
         s.agents.append(agent)
+        await until(lambda: "connect to the bus" in agent.log.read_text(), 20, "it does not say that there is no bus")
+        report.check("without a bus the agent says so", True)
         await asyncio.sleep(1.5)
-        report.check("without a bus the agent waits", agent.process.poll() is None)
-        report.check("and says so", "connect to the bus" in agent.log.read_text(), agent.log.read_text())
+        report.check("and waits", agent.process.poll() is None)
         s.bus.start()
-        await until(lambda: s.beats, 20, "it does not connect when the bus comes")
+        await until(lambda: s.beats, 60, "it does not connect when the bus comes")
         report.check("and connects when the bus comes", True)
         agent.kill()
         agent.env["NATS_PASSWORD"] = "0" * 64
         agent.start()
-        await asyncio.sleep(1)
-        text = agent.log.read_text()
-        report.check("a wrong password is said", "authorization violation" in text.lower(), text)
+        said = lambda: agent.log.read_text().lower()
+        await until(lambda: "authorization violation" in said(), 20, "a wrong password is not said")
+        report.check("a wrong password is said", True)
         report.check("SIGTERM ends it before it is connected", agent.kill(signal.SIGTERM) == 0)
 
 
@@ -296,27 +301,31 @@ async def bounds(report):
         report.check("what a task used up is told", usage["user_usec"] > 10000 and usage["memory_peak"] > 50 << 20, usage)
 
         begun = time.monotonic()
-        deadline = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3))
+        deadline = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 8))
         await s.send("late", "trap '' TERM; echo half; sleep 60", deadline=deadline)
         late = await s.result("late")
         report.check("a deadline ends a task that runs", (late["status"], late["output"]) == ("expired", "half\n") and "deadline" in late["reason"], late)
-        report.check("in time, although it ignores TERM", time.monotonic() - begun < 6.5, time.monotonic() - begun)
+        report.check("in time, although it ignores TERM", time.monotonic() - begun < 20, time.monotonic() - begun)
 
         control = f"agent.{ME}.control"
-        await s.send("cancel", "echo $$ > pid; echo half; sleep 60 & sleep 60")
+        await s.send("cancel", "echo half; echo $$ > pid; sleep 60 & sleep 60")
         pid = agent.home / "tasks/cancel/pid"
-        await until(lambda: pid.exists() and pid.read_text(), 5)
+        await until(lambda: pid.exists() and pid.read_text(), 20)
         await s.bus.hub.publish(control, b'{"cancel":"cancel"}')
-        cancelled = await s.result("cancel", 4)
+        cancelled = await s.result("cancel", 20)
         report.check("a cancel ends a task that runs", (cancelled["status"], cancelled["output"]) == ("cancelled", "half\n"), cancelled)
-        left = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True).stdout.splitlines()
-        left = [l for l in left if l.split()[0] == pid.read_text().strip() and not l.split()[1].startswith("Z")]
-        report.check("with all its processes", left == [], left)
+
+        def left():
+            ran = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True)
+            return [l for l in ran.stdout.splitlines() if l.split()[0] == pid.read_text().strip() and not l.split()[1].startswith("Z")]
+
+        await until(lambda: not left(), 5, f"some of its processes go on: {left()}")
+        report.check("with all its processes", True)
         for junk in (b"", b"[]", b'{"cancel":"../x"}', b'{"cancel":' + b"[" * 5000, b"\xff"):
             await s.bus.hub.publish(control, junk)
         await s.bus.hub.publish(control, b'{"cancel":"not-yet"}')
         await s.bus.hub.flush()
-        await asyncio.sleep(0.2)
+        await until(lambda: "task not-yet: cancelled" in agent.log.read_text(), 20, "the cancel is not heard")
         await s.send("not-yet", "echo begun > ../../begun")
         early = await s.result("not-yet")
         report.check("one that was cancelled before it came is not begun", early["status"] == "cancelled" and not (agent.home / "begun").exists(), early)
@@ -326,7 +335,8 @@ async def bounds(report):
         started = [json.loads(e.data) for e in s.events if json.loads(e.data)["event"] == "task-started"]
         report.check("the event of a start carries the attempt", {e["detail"] for e in started} == {"1"}, started)
         await s.idle()
-        await until(lambda: len(list((agent.home / "tasks").iterdir())) <= 5, 5, "old folders stay")
+        await until(lambda: len(list((agent.home / "tasks").iterdir())) <= 5, 20, "old folders stay")
+        await until(lambda: len(list((agent.home / "results").iterdir())) <= 5, 20, "old results stay")
         names = sorted(p.name for p in (agent.home / "results").iterdir())
         report.check("the oldest results are removed", len(names) == 5 and "other.json" in names, names)
         log = agent.log.read_text()
@@ -378,7 +388,7 @@ async def bad_world(report):
 
         # The server hands a task out again when it hears nothing for a while: here, because we stop flock-agent.
         await s.send("stall", "echo run >> ../../runs; sleep 45; echo ok")
-        await until(lambda: (agent.home / "runs").exists(), 5)
+        await until(lambda: (agent.home / "runs").exists(), 20)
         agent.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(33)
         agent.process.send_signal(signal.SIGCONT)
@@ -388,11 +398,11 @@ async def bad_world(report):
         await s.idle()
         # Two messages with one id: the second waits and finds the result of the first.
         await s.send("twin", "echo run >> ../../twins; sleep 2; echo ok")
-        await until(lambda: (agent.home / "twins").exists(), 5)
+        await until(lambda: (agent.home / "twins").exists(), 20)
         await s.bus.send(f"tasks.{ME}.any", task("twin", "echo run >> ../../twins; sleep 2; echo ok", "any"))
         await s.idle()
         report.check("so is one that comes in two messages", (agent.home / "twins").read_text() == "run\n", agent.log.read_text()[-400:])
-        await until(lambda: "it came again while it runs" in agent.log.read_text(), 1, "the redelivery was not seen")
+        await until(lambda: "it came again while it runs" in agent.log.read_text(), 20, "the redelivery was not seen")
 
 
 async def arguments(report):
@@ -417,9 +427,9 @@ async def lines(report):
         shutil.copy(example, program)
         os.chmod(s.bus.dir, 0o755)
         os.chmod(program, 0o644)
-        agent = await s.agent("/usr/bin/python3", str(program), FLOCK_TASK_INPUT="json-lines", FLOCK_TASK_PARALLEL="4", FLOCK_TASK_TIMEOUT="4")
+        agent = await s.agent("/usr/bin/python3", str(program), FLOCK_TASK_INPUT="json-lines", FLOCK_TASK_PARALLEL="4", FLOCK_TASK_TIMEOUT="10")
         runs = lambda: agent.log.read_text().count("the command runs as process")
-        await s.send("slow", "wait 1 the end")
+        await s.send("slow", "wait 5 the end")
         await s.send("quick", "The agents and the bus, the agents and the fence")
         quick = await s.result("quick")
         report.check("a task is a line of JSON and so is its answer", json.loads(quick["output"])[0] == ["agents", 2] and quick["status"] == "done", quick)
@@ -427,14 +437,14 @@ async def lines(report):
         await s.send("cancel", "wait 30")
         await asyncio.sleep(0.5)
         await s.bus.hub.publish(f"agent.{ME}.control", b'{"cancel":"cancel"}')
-        cancelled = await s.result("cancel", 3)
+        cancelled = await s.result("cancel", 20)
         report.check("a cancel reaches it", cancelled["status"] == "cancelled", cancelled)
         await s.send("timeout", "wait 30")
         report.check("so does the end of a task's time", (await s.result("timeout"))["status"] == "timeout")
         report.check("one process did all that", runs() == 1, runs())
         begun = time.monotonic()
         report.check("SIGTERM ends both with 0", agent.kill(signal.SIGTERM) == 0)
-        report.check("at once", time.monotonic() - begun < 2, time.monotonic() - begun)
+        report.check("at once, not after the grace of 5 s", time.monotonic() - begun < 4, time.monotonic() - begun)
 
     async with Scene() as s:
         dying = "import json, os, sys\nfor line in sys.stdin:\n t = json.loads(line)\n"
@@ -450,7 +460,7 @@ async def lines(report):
     async with Scene() as s:
         agent = Agent(s.bus, "/nonexistent/program", FLOCK_TASK_INPUT="json-lines").start()
         s.agents.append(agent)
-        report.check("a command that cannot be started ends the agent with a failure", agent.process.wait(10) == 1)
+        report.check("a command that cannot be started ends the agent with a failure", agent.process.wait(30) == 1)
         report.check("which says so", "start the command /nonexistent/program" in agent.log.read_text(), agent.log.read_text())
 
 

@@ -3,18 +3,27 @@
 //! They need that server, so plain `cargo test` counts them as ignored and
 //! `cargo test --test bus_hub -- --ignored` runs them; without a server they then fail.
 
+/// What becomes of tasks: the history, the shared queue and flockd's decisions together.
+mod life;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::pull;
 use flock::bus::hub::{self, Hub, Notice, Report};
 use flock::bus::identity::{self, Identities};
-use flock::bus::message::{Address, Status, Task};
+use flock::bus::message::{Address, Status, Task, TaskId};
+use flock::bus::queue::{Book, Known, Order};
 use flock::bus::streams::{Delivery, Member};
 use flock::bus::talk::Talk;
 use flock::bus::{Settings, queue, server_conf, version};
 use flock::names::AgentId;
-use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 
 /// A server of its own in a folder of its own; it ends with the value.
@@ -36,8 +45,15 @@ fn server() -> PathBuf {
     std::env::var_os("FLOCK_NATS_SERVER").map_or("/usr/sbin/nats-server".into(), PathBuf::from)
 }
 
+/// Another one each time, below those that the kernel gives to clients: it stays free.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn id(name: &str) -> AgentId {
@@ -86,7 +102,7 @@ impl Bus {
 
     async fn hub(&self) -> Hub {
         let mut last = None;
-        for _ in 0..100 {
+        for _ in 0..400 {
             match Hub::connect(&self.all.operator, &self.settings.url()).await {
                 Ok(hub) => return hub,
                 Err(e) => last = Some(e),
@@ -106,8 +122,70 @@ impl Bus {
     }
 }
 
+/// The book of a queue without a history: what the test says has ended.
+#[derive(Default)]
+struct Notes {
+    ended: Mutex<BTreeSet<TaskId>>,
+    given_up: Mutex<Vec<(TaskId, String)>>,
+}
+
+impl Book for Notes {
+    fn known(&self, task: TaskId) -> BoxFuture<'static, Option<Known>> {
+        let ended = self.ended.lock().unwrap().contains(&task);
+        std::future::ready(ended.then_some(Known { ended, attempts: 1 })).boxed()
+    }
+
+    fn back(&self, task: TaskId, attempt: u64, _: String) -> BoxFuture<'static, Option<u64>> {
+        let ended = self.ended.lock().unwrap().contains(&task);
+        std::future::ready((!ended).then_some(attempt)).boxed()
+    }
+
+    fn given_up(&self, task: TaskId, why: String) -> BoxFuture<'static, ()> {
+        self.given_up.lock().unwrap().push((task, why));
+        std::future::ready(()).boxed()
+    }
+}
+
+/// The shared queue at work.
+struct Dispatch {
+    stop: watch::Sender<bool>,
+    _orders: mpsc::UnboundedSender<Order>,
+    task: tokio::task::JoinHandle<Result<(), hub::Error>>,
+    history: tokio::task::JoinHandle<()>,
+}
+
+/// A history that forgets: without one, streams keep what is done.
+async fn forget_all(hub: Hub) {
+    let mut messages = hub.history().await.unwrap();
+    while let Some(message) = messages.next().await {
+        message.ack().await.unwrap();
+    }
+}
+
+impl Dispatch {
+    fn start(hub: &Hub, members: &[Member], silence: Duration) -> Self {
+        Self::with(hub, members, silence, Arc::default())
+    }
+
+    fn with(hub: &Hub, members: &[Member], silence: Duration, book: Arc<Notes>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (_orders, receiver) = mpsc::unbounded_channel();
+        let members = members.to_vec();
+        let setup = queue::Setup { members, silence, book, orders: receiver };
+        let task = tokio::spawn(queue::run(hub.clone(), setup, stopped));
+        let history = tokio::spawn(forget_all(hub.clone()));
+        Self { stop, _orders, task, history }
+    }
+
+    async fn end(self) {
+        self.stop.send(true).unwrap();
+        self.task.await.unwrap().unwrap();
+        self.history.abort();
+    }
+}
+
 async fn next<T>(stream: &mut (impl futures_util::Stream<Item = T> + Unpin)) -> T {
-    tokio::time::timeout(Duration::from_secs(10), stream.next()).await.unwrap().unwrap()
+    tokio::time::timeout(Duration::from_secs(30), stream.next()).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -190,7 +268,7 @@ async fn errors_say_what_to_do() {
     let text = lost[0].1.as_ref().unwrap_err().to_string();
     assert!(text.contains("flockctl apply"), "{text}");
     let fat = Task::new(Address::Agent(id("agent-1")), "x".repeat(2 << 20));
-    assert!(matches!(hub.send(&fat, &[]).await[0].1, Err(hub::Error::Message(_))));
+    assert!(matches!(hub.send(&fat, &[]).await[0].1, Err(hub::Error::TooLarge { .. })));
     let big = "x".repeat(1_000_000);
     let mut full = None;
     for _ in 0..80 {
@@ -241,7 +319,7 @@ struct Plain {
 
 impl Plain {
     async fn task(&mut self) -> Task {
-        tokio::time::timeout(Duration::from_secs(10), self.got.recv()).await.unwrap().unwrap()
+        tokio::time::timeout(Duration::from_secs(30), self.got.recv()).await.unwrap().unwrap()
     }
 
     async fn answer(&self, task: &Task) {
@@ -251,19 +329,27 @@ impl Plain {
     }
 }
 
-async fn waiting(hub_settings: &Bus) -> u64 {
-    let who = &hub_settings.all.operator;
+/// The shared queue as an administrator sees it.
+async fn queue_stream(bus: &Bus) -> async_nats::jetstream::stream::Stream {
+    stream(bus, "QUEUE").await
+}
+
+async fn stream(bus: &Bus, name: &str) -> async_nats::jetstream::stream::Stream {
+    let who = &bus.all.operator;
     let options = async_nats::ConnectOptions::with_user_and_password(
         who.user().to_owned(),
         who.password().to_owned(),
     );
-    let client = options.connect(hub_settings.settings.url()).await.unwrap();
-    let js = async_nats::jetstream::new(client);
-    js.get_stream("QUEUE").await.unwrap().cached_info().state.messages
+    let client = options.connect(bus.settings.url()).await.unwrap();
+    async_nats::jetstream::new(client).get_stream(name).await.unwrap()
+}
+
+async fn waiting(bus: &Bus) -> u64 {
+    queue_stream(bus).await.cached_info().state.messages
 }
 
 async fn queue_is_empty(bus: &Bus) {
-    for _ in 0..100 {
+    for _ in 0..600 {
         if waiting(bus).await == 0 {
             return;
         }
@@ -283,9 +369,7 @@ async fn each_task_of_the_queue_goes_to_one_agent_with_a_free_place() {
     let hub = bus.hub().await;
     let members = [member("agent-1", Delivery::Push), member("agent-2", Delivery::Push)];
     hub.ensure(&members).await.unwrap();
-    let (say, stop) = watch::channel(false);
-    let silence = Duration::from_secs(2);
-    let queue = tokio::spawn(queue::run(hub.clone(), members.to_vec(), silence, stop));
+    let queue = Dispatch::start(&hub, &members, Duration::from_secs(5));
     let mut one = plain_agent(&bus, "agent-1", 2).await;
     let mut two = plain_agent(&bus, "agent-2", 1).await;
     for n in 0..5 {
@@ -315,56 +399,127 @@ async fn each_task_of_the_queue_goes_to_one_agent_with_a_free_place() {
         first.iter().chain([&last, &fourth, &again]).map(|t| t.text.clone()).collect();
     seen.sort();
     assert_eq!(seen, ["0", "1", "2", "3", "4"]);
-    say.send(true).unwrap();
-    queue.await.unwrap().unwrap();
+    queue.end().await;
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server, and 40 seconds for the acknowledgements to run out"]
 async fn a_restart_of_the_one_who_hands_out_gives_no_task_twice() {
+    nothing_is_given_twice(false).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn an_ended_task_that_still_lies_with_its_agent_takes_no_place() {
+    let bus = Bus::start(&["agent-1"]);
+    let hub = bus.hub().await;
+    let members = [member("agent-1", Delivery::Pull)];
+    hub.ensure(&members).await.unwrap();
+    // As after a bus that was killed: it has forgotten what the history had acknowledged.
+    let keeper = pull::Config { durable_name: Some("keeper".to_owned()), ..Default::default() };
+    stream(&bus, "TASKS_agent-1").await.create_consumer(keeper).await.unwrap();
+    let silence = Duration::from_secs(100);
+    let queue = Dispatch::start(&hub, &members, silence);
+    let one = plain_agent(&bus, "agent-1", 1).await;
+    let (first, second) = (any("first"), any("second"));
+    assert!(hub.send(&first, &[]).await[0].1.is_ok());
+    let lies_there = async |count: u64| {
+        for _ in 0..400 {
+            let state = stream(&bus, "TASKS_agent-1").await.cached_info().state.clone();
+            if state.messages == count {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    assert!(lies_there(1).await);
+    one.answer(&first).await;
+    queue_is_empty(&bus).await;
+    queue.end().await;
+    let book = Arc::new(Notes::default());
+    book.ended.lock().unwrap().insert(first.id.clone());
+    let queue = Dispatch::with(&hub, &members, silence, book);
+    assert!(hub.send(&second, &[]).await[0].1.is_ok());
+    assert!(lies_there(2).await, "its only place is taken by what has ended");
+    queue.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn a_server_that_forgot_what_was_handed_out_gives_no_task_twice() {
+    nothing_is_given_twice(true).await;
+}
+
+/// Makes the queue's consumers anew: what a killed server may have forgotten, all of it.
+async fn forget_deliveries(bus: &Bus) {
+    let stream = queue_stream(bus).await;
+    let lanes: Vec<_> = stream.consumers().map(Result::unwrap).collect().await;
+    assert!(lanes.iter().any(|lane| lane.delivered.stream_sequence > 0), "{lanes:?}");
+    // A message that no consumer wants is dropped.
+    let keeper = pull::Config { durable_name: Some("keeper".to_owned()), ..Default::default() };
+    stream.create_consumer(keeper).await.unwrap();
+    for lane in lanes {
+        stream.delete_consumer(&lane.name).await.unwrap();
+        stream.create_consumer(lane.config).await.unwrap();
+    }
+    stream.delete_consumer("keeper").await.unwrap();
+}
+
+async fn nothing_is_given_twice(forgotten: bool) {
     let bus = Bus::start(&["agent-1", "agent-2"]);
     let hub = bus.hub().await;
     // agent-1 would pull: what it is given lies in its stream.
     let members = [member("agent-1", Delivery::Pull), member("agent-2", Delivery::Push)];
     hub.ensure(&members).await.unwrap();
     let silence = Duration::from_secs(100);
-    let (say, stop) = watch::channel(false);
-    let queue = tokio::spawn(queue::run(hub.clone(), members.to_vec(), silence, stop));
+    let queue = Dispatch::start(&hub, &members, silence);
     let one = plain_agent(&bus, "agent-1", 2).await;
     let (during, after) = (any("during"), any("after"));
     for task in [&during, &after] {
         assert!(hub.send(task, &[]).await[0].1.is_ok());
     }
-    for _ in 0..100 {
+    for _ in 0..600 {
         if hub.backlog(&members[0]).await.unwrap().waiting == 2 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(hub.backlog(&members[0]).await.unwrap().waiting, 2);
-    say.send(true).unwrap();
-    queue.await.unwrap().unwrap();
+    queue.end().await;
     // While nobody hands out, agent-1 does one task and acknowledges it.
     let inbox = one.client.new_inbox();
     let mut pulled = one.client.subscribe(inbox.clone()).await.unwrap();
     let next = "$JS.API.CONSUMER.MSG.NEXT.TASKS_agent-1.worker";
     one.client.publish_with_reply(next, inbox, "1".into()).await.unwrap();
     let message =
-        tokio::time::timeout(Duration::from_secs(5), pulled.next()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), pulled.next()).await.unwrap().unwrap();
     let done: Task = flock::bus::message::parse(&message.payload).unwrap();
     one.answer(&done).await;
     one.client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
     one.client.flush().await.unwrap();
-    let (say, stop) = watch::channel(false);
-    let queue = tokio::spawn(queue::run(hub.clone(), members.to_vec(), silence, stop));
+    let book = Arc::new(Notes::default());
+    book.ended.lock().unwrap().insert(done.id.clone());
+    let wait = if forgotten {
+        forget_deliveries(&bus).await;
+        5
+    } else {
+        35
+    };
+    let queue = Dispatch::with(&hub, &members, silence, book);
     let mut two = plain_agent(&bus, "agent-2", 2).await;
-    tokio::time::sleep(Duration::from_secs(35)).await;
+    tokio::time::sleep(Duration::from_secs(wait)).await;
     assert!(two.got.try_recv().is_err(), "agent-1 has one task and has done the other");
     let one_has = hub.backlog(&members[0]).await.unwrap().waiting;
     assert_eq!(one_has, 1, "and is not given it a second time");
+    for _ in 0..600 {
+        if waiting(&bus).await == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(waiting(&bus).await, 1, "the one that is done has left");
     one.answer(if done.id == during.id { &after } else { &during }).await;
     queue_is_empty(&bus).await;
-    say.send(true).unwrap();
-    queue.await.unwrap().unwrap();
+    queue.end().await;
 }

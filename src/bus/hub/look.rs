@@ -1,0 +1,184 @@
+//! Looks into the streams: what is stored where, and what has become of it.
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Hub;
+use super::error::{Error, refused};
+use crate::bus::message::{self, Task, TaskId};
+use crate::bus::subject;
+
+/// The header that says why a task was given up.
+pub(in crate::bus) const REASON: &str = "Flock-Reason";
+
+/// What lies where a task was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// The task.
+    Here,
+    /// Nothing.
+    Gone,
+    /// Another message: the store is not the one that the task was put into.
+    Other,
+}
+
+/// A stream of tasks and the consumer that takes them out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When the stream was made.
+    pub made: Timestamp,
+    /// The last place that was used in it.
+    pub last: u64,
+    /// The last place that was handed out.
+    pub delivered: u64,
+    /// Everything up to this place is settled.
+    pub settled: u64,
+    /// Whether flockd has everything that the stream held.
+    pub told: bool,
+}
+
+/// A task that was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its id, if it could be read.
+    pub task: Option<TaskId>,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+    /// What was to be done, shortened.
+    pub text: String,
+}
+
+/// Most characters of a dead letter's text.
+const TEXT_MAX: usize = 200;
+
+impl Hub {
+    /// Whether the server keeps streams at all; it stops when its disk is full. Without an answer
+    /// nothing is known, and that is not a no.
+    pub async fn keeps_streams(&self) -> bool {
+        use async_nats::jetstream::context::AccountErrorKind as Kind;
+        match self.js.query_account().await {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), Kind::JetStreamUnavailable | Kind::JetStream(_)),
+        }
+    }
+
+    /// Which subjects a stream takes. The server looks for a repeated message id within a stream.
+    ///
+    /// # Errors
+    /// When the stream is missing or the server does not answer.
+    pub async fn taken_by(&self, stream: &str) -> Result<Vec<String>, Error> {
+        let step = || format!("look at {stream}");
+        let open = self.js.get_stream(stream).await.map_err(refused(step()))?;
+        Ok(open.cached_info().config.subjects.clone())
+    }
+
+    /// What lies at a place of a stream.
+    ///
+    /// # Errors
+    /// When the stream is missing or the server does not answer.
+    pub async fn stored_at(
+        &self,
+        stream: &str,
+        place: u64,
+        task: &TaskId,
+    ) -> Result<Stored, Error> {
+        let step = || format!("look up task {task} in {stream}");
+        let open = self.js.get_stream_no_info(stream).await.map_err(refused(step()))?;
+        match open.get_raw_message(place).await {
+            Ok(raw) if message::salvage_id(&raw.payload).as_ref() == Some(task) => Ok(Stored::Here),
+            Ok(_) => Ok(Stored::Other),
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Stored::Gone),
+            Err(e) => Err(refused(step())(e)),
+        }
+    }
+
+    /// Takes a task out of a stream, if it lies there.
+    ///
+    /// # Errors
+    /// When the stream is missing or the server does not answer.
+    pub async fn remove(&self, stream: &str, place: u64, task: &TaskId) -> Result<(), Error> {
+        if self.stored_at(stream, place, task).await? != Stored::Here {
+            return Ok(());
+        }
+        let step = format!("remove task {task} from {stream}");
+        let open = self.js.get_stream_no_info(stream).await.map_err(refused(step.clone()))?;
+        match open.delete_message(place).await {
+            Ok(_) => Ok(()),
+            // It went by itself between the look and the hand.
+            Err(_) if self.stored_at(stream, place, task).await? != Stored::Here => Ok(()),
+            Err(e) => Err(Error::Refused { step, cause: e.to_string() }),
+        }
+    }
+
+    /// A stream of tasks, as `consumer` takes from it.
+    ///
+    /// # Errors
+    /// When one of them is missing or the server does not answer.
+    pub async fn see(&self, stream: &str, consumers: &[String]) -> Result<Seen, Error> {
+        let step = format!("look into {stream}");
+        let open = self.js.get_stream(stream).await.map_err(refused(step.clone()))?;
+        let history = open.consumer_info(subject::HISTORY_CONSUMER).await;
+        let history = history.map_err(refused(step.clone()))?;
+        let (mut delivered, mut settled) = (0, 0);
+        for consumer in consumers {
+            let info = open.consumer_info(consumer).await.map_err(refused(step.clone()))?;
+            delivered = delivered.max(info.delivered.stream_sequence);
+            settled = settled.max(info.ack_floor.stream_sequence);
+        }
+        let state = open.cached_info();
+        let made = state.created.unix_timestamp();
+        Ok(Seen {
+            made: Timestamp::from_second(made).map_err(refused(step))?,
+            last: state.state.last_sequence,
+            delivered,
+            settled,
+            told: history.num_pending == 0 && history.num_ack_pending == 0,
+        })
+    }
+
+    /// The tasks that were given up, the newest last.
+    ///
+    /// # Errors
+    /// When the list is missing or the server does not answer.
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Error> {
+        use async_nats::jetstream::consumer::pull::OrderedConfig;
+        let step = "read the list of dead letters";
+        let open = self
+            .js
+            .create_consumer_on_stream(OrderedConfig::default(), subject::DEAD_STREAM)
+            .await
+            .map_err(refused(step))?;
+        let all = usize::try_from(open.cached_info().num_pending).unwrap_or(usize::MAX);
+        let mut letters = Vec::new();
+        if all == 0 {
+            return Ok(letters);
+        }
+        let mut messages = open.messages().await.map_err(refused(step))?;
+        while letters.len() < all {
+            let Some(message) = messages.try_next().await.map_err(refused(step))? else { break };
+            letters.push(letter(&message));
+        }
+        Ok(letters)
+    }
+}
+
+fn letter(message: &jetstream::Message) -> DeadLetter {
+    let header = message.headers.as_ref().and_then(|headers| headers.get(REASON));
+    let task = message::parse::<Task>(&message.payload).ok();
+    let text = match &task {
+        Some(task) => task.text.chars().take(TEXT_MAX).collect(),
+        None => String::from_utf8_lossy(&message.payload).chars().take(TEXT_MAX).collect(),
+    };
+    let at = message.info().map(|info| info.published.unix_timestamp()).unwrap_or_default();
+    DeadLetter {
+        task: task.map(|task| task.id).or_else(|| message::salvage_id(&message.payload)),
+        reason: header.map(ToString::to_string).unwrap_or_default(),
+        at: Timestamp::from_second(at).unwrap_or_default(),
+        text,
+    }
+}

@@ -24,6 +24,8 @@ mod record;
 mod row;
 mod schema;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use prune::Pruned;
 pub use query::{Counts, Filter, PREFIX_MIN, Summary};

@@ -116,6 +116,18 @@ impl Reader {
         )
     }
 
+    /// The first deadline of a task that has not ended.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn next_deadline(&self) -> Result<Option<Timestamp>, Error> {
+        let sql =
+            "SELECT min(t.deadline) FROM records r JOIN tasks t USING (task) WHERE r.open = 1";
+        let first = self.db.query_row(sql, [], |row| row.get::<_, Option<Micros>>(0));
+        let first = first.map_err(schema::fault("read the history", &self.path))?;
+        Ok(first.map(|Micros(at)| at))
+    }
+
     fn records(
         &self,
         which: &str,

@@ -97,7 +97,14 @@ impl Record {
         place: &Place,
         at: Timestamp,
     ) -> Verdict {
-        if self.place.is_some() {
+        if let Some(known) = &self.place {
+            // The bus had lost it, and flockd has stored it once more.
+            let again = known != place && micro(at) > self.queued && !self.state.is_final();
+            if again {
+                self.place = Some(place.clone());
+                self.reason = Some("the bus had lost it; it was stored again".to_owned());
+                return Verdict::Accepted;
+            }
             return Verdict::Repeated;
         }
         let known = Self::queued(task, slot, place, at);

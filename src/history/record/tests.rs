@@ -2,24 +2,16 @@
 
 use std::cell::RefCell;
 
-use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::bus::message::{Address, Task, TaskId, TaskResult};
-use crate::history::{Fact, Patience, Place, Record, Slot, State, Store, Verdict};
+use crate::history::testing::{at, place};
+use crate::history::{Fact, Patience, Record, Slot, State, Store, Verdict};
 use crate::names::AgentId;
 
 fn agent(number: usize) -> AgentId {
     AgentId::parse(["a", "b", "c"][number % 3]).unwrap()
-}
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(4_000_000_000 + second).unwrap()
-}
-
-fn place(stream: &str, sequence: u64) -> Place {
-    Place { stream: stream.into(), sequence }
 }
 
 /// A ledger on the disk, and a fresh name for each case.

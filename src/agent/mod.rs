@@ -15,6 +15,7 @@
 //! - [`outcome`]: how a task ended, and what its result says of it
 //! - [`relay`]: what the command says besides, as lines of the journal
 //! - [`store`]: folders and result files of tasks
+//! - [`spelled`]: a command whose words an old systemd would not keep
 //! - [`tools`]: which programs the command may use, and who decides
 //! - [`log`]: lines for the journal
 //!
@@ -34,6 +35,7 @@ pub mod register;
 pub mod relay;
 pub mod session;
 pub mod settings;
+pub mod spelled;
 pub mod store;
 pub mod tools;
 pub mod worker;

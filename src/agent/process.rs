@@ -175,7 +175,7 @@ mod tests {
         drop(process);
         let gone =
             || std::fs::read_to_string(format!("/proc/{group}/stat")).unwrap().contains(") Z ");
-        for _ in 0..50 {
+        for _ in 0..500 {
             if gone() {
                 return;
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::Message;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -42,6 +42,8 @@ struct Worker {
     link: Link,
     store: Store,
     register: Register,
+    /// flock asks for a heartbeat.
+    beat: Notify,
     /// The command, if it lives on.
     session: Option<Session>,
     /// What could not be removed last time: the same again is not said again.
@@ -75,8 +77,8 @@ pub async fn run(settings: Settings) -> io::Result<()> {
         Input::JsonLines => keep(&settings, &store, &say),
         Input::Stdin | Input::Argument => (None, None),
     };
-    let (register, litter) = (Register::default(), Mutex::default());
-    let worker = Worker { settings, link, store, register, session, litter, stop };
+    let (register, beat, litter) = (Register::default(), Notify::new(), Mutex::default());
+    let worker = Worker { settings, link, store, register, beat, session, litter, stop };
     at_work(Arc::new(worker)).await;
     if let Some(keeper) = keeper {
         keeper.await.map_err(io::Error::other)??;
@@ -104,9 +106,13 @@ fn keep(
 async fn at_work(worker: Arc<Worker>) {
     worker.link.event("started", None, None).await;
     let mut talks = JoinSet::new();
+    // Before the first heartbeat: whoever did not hear that one asks for another.
+    match worker.link.control().await {
+        Ok(words) => drop(talks.spawn(talk::control(Arc::clone(&worker), words))),
+        Err(e) => log::error(&format!("listen to what flock says: {e}")),
+    }
     talks.spawn(talk::heartbeats(Arc::clone(&worker)));
     talks.spawn(talk::broadcasts(Arc::clone(&worker)));
-    talks.spawn(talk::control(Arc::clone(&worker)));
     take_tasks(&worker).await;
     worker.link.event("stopping", None, None).await;
     talks.abort_all();

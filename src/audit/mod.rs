@@ -73,6 +73,10 @@ pub enum What {
     TaskRetry,
     /// A task was taken out of the list of those that nobody could do.
     TaskDrop,
+    /// An operator said something to every agent.
+    Broadcast,
+    /// An operator said something on a channel.
+    ChannelSend,
     /// A tool that an agent asked for was allowed by a person.
     Approve,
     /// A tool that an agent asked for was refused by a person.
@@ -124,6 +128,8 @@ impl What {
             Self::TaskCancel => "task-cancel",
             Self::TaskRetry => "task-retry",
             Self::TaskDrop => "task-drop",
+            Self::Broadcast => "broadcast",
+            Self::ChannelSend => "channel-send",
             Self::Approve => "approve",
             Self::Deny => "deny",
             Self::ToolAsked => "tool-asked",

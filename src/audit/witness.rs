@@ -1,16 +1,14 @@
 //! The journal as a second witness: each record's number and hash, stamped by journald.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::audit::chain::Record;
 use crate::audit::{AuditError, What};
+use crate::host::journald;
 
-/// What journald listens on.
-const SOCKET: &str = "/run/systemd/journal/socket";
 /// The program that reads the journal.
 const JOURNALCTL: &str = "/usr/bin/journalctl";
 /// Marks these entries; made for this with `journalctl --new-id128`.
@@ -43,23 +41,7 @@ pub fn send(record: &Record) {
         ("FLOCK_AUDIT_UID", who.uid.to_string()),
         ("FLOCK_AUDIT_NAME", who.name.clone()),
     ];
-    let mut message = Vec::new();
-    for (name, value) in &fields {
-        field(&mut message, name, value);
-    }
-    if let Ok(socket) = UnixDatagram::unbound() {
-        let _ = socket.set_nonblocking(true);
-        let _ = socket.send_to(&message, SOCKET);
-    }
-}
-
-/// The form with a length, in which a value may hold anything.
-fn field(message: &mut Vec<u8>, name: &str, value: &str) {
-    message.extend_from_slice(name.as_bytes());
-    message.push(b'\n');
-    message.extend_from_slice(&(value.len() as u64).to_le_bytes());
-    message.extend_from_slice(value.as_bytes());
-    message.push(b'\n');
+    let _ = journald::send(&fields);
 }
 
 /// All records that the journal knows, in its order. Only what root wrote counts: an agent can write
@@ -103,15 +85,6 @@ fn parse(line: &str) -> Option<Witness> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_value_cannot_become_a_field() {
-        let mut message = Vec::new();
-        field(&mut message, "MESSAGE", "x\nFLOCK_AUDIT_N=9");
-        assert_eq!(&message[..8], b"MESSAGE\n");
-        assert_eq!(message[8..16], 17_u64.to_le_bytes());
-        assert_eq!(&message[16..], b"x\nFLOCK_AUDIT_N=9\n");
-    }
 
     #[test]
     fn only_entries_with_both_fields_are_witnesses() {

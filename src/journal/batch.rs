@@ -9,9 +9,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::DirEntryExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::journal::reader::{Next, Reader, matches};
 use crate::journal::{JournalError, Place, Written};
@@ -22,6 +24,15 @@ const JOURNALS: [&str; 2] = ["/var/log/journal", "/run/log/journal"];
 /// A stretch ends when it holds this much text, or so many entries.
 const BATCH_BYTES: usize = 2 << 20;
 const BATCH_ENTRIES: usize = 20_000;
+
+/// A file's name and number.
+type File = (std::ffi::OsString, u64);
+
+/// The bell is doubted after this, whatever speaks for it.
+const DOUBT_EVERY: Duration = Duration::from_secs(300);
+/// How long the first ring may take, and how often another journalctl is asked.
+const FIRST: Duration = Duration::from_secs(1);
+const BEGIN_TRIES: u32 = 5;
 
 /// A stretch of the journal.
 #[derive(Debug, Default)]
@@ -101,6 +112,7 @@ async fn stretch(way: Way<'_>) -> Result<Ended, JournalError> {
                 return Ok(Ended::Well(Batch { more: true, ..batch }));
             }
             Next::TooLong => return Ok(Ended::TooLong),
+            Next::Other(_) => continue,
             Next::Written(written) => *written,
         };
         let Some(place) = Place::parse(&written.cursor) else { continue };
@@ -152,40 +164,109 @@ pub async fn newest(agents: &[AgentId]) -> Result<Option<Place>, JournalError> {
     loop {
         match reader.next().await? {
             Next::Written(written) => place = Place::parse(&written.cursor),
-            Next::TooLong => {}
+            Next::Other(_) | Next::TooLong => {}
             Next::End => return Ok(place),
         }
     }
 }
 
-/// Rings when something new stands in the journal; at first once for what is there.
+/// Whether no agent wrote anything after this place. To read what all others wrote since is cheap
+/// when that is little; to ask for each agent's newest entry costs a search for each of them.
+async fn is_last(place: &Place) -> Result<bool, JournalError> {
+    let mut reader = Reader::start(vec![format!("--cursor={}", place.cursor())])?;
+    // The place itself comes first. Without it nothing is known of what was after it.
+    let first = match reader.next().await? {
+        Next::Written(written) => written.cursor,
+        Next::Other(cursor) => cursor,
+        Next::TooLong | Next::End => return Ok(false),
+    };
+    if !Place::parse(&first).is_some_and(|first| first.is(place)) {
+        return Ok(false);
+    }
+    loop {
+        match reader.next().await? {
+            Next::Other(_) => {}
+            Next::Written(_) | Next::TooLong => return Ok(false),
+            Next::End => return Ok(true),
+        }
+    }
+}
+
+/// Rings when an agent's entry was added to the journal.
 pub struct Bell {
     place: watch::Receiver<Option<Place>>,
+    /// The last entry of anybody that it heard of.
+    heard: watch::Receiver<Option<Place>>,
     reader: JoinHandle<Result<(), JournalError>>,
+    /// The journal's files when it was last doubted, and when that was.
+    files: BTreeSet<File>,
+    doubted: Instant,
 }
 
 impl Bell {
-    /// Listens for these agents.
+    /// Listens to the whole journal, not with matches: each of them costs journalctl a search for
+    /// each entry. It begins with the newest entry.
     ///
     /// # Errors
     /// When journalctl cannot be run.
-    pub fn open(agents: &[AgentId]) -> Result<Self, JournalError> {
-        let mut arguments = vec!["--follow".to_owned(), "--lines=1".to_owned()];
-        arguments.extend(matches(agents.iter()));
-        let mut reader = Reader::start(arguments)?;
+    pub fn open() -> Result<Self, JournalError> {
+        let arguments = ["--follow", "--lines=1", "--boot=all"];
+        let mut reader = Reader::start(arguments.map(str::to_owned).to_vec())?;
         let (sender, place) = watch::channel(None);
+        let (hears, heard) = watch::channel(None);
         let reader = tokio::spawn(async move {
             loop {
                 match reader.next().await? {
                     Next::Written(written) => {
-                        sender.send_replace(Place::parse(&written.cursor));
+                        let place = Place::parse(&written.cursor);
+                        hears.send_replace(place.clone());
+                        sender.send_replace(place);
+                    }
+                    Next::Other(cursor) => {
+                        hears.send_replace(Place::parse(&cursor));
                     }
                     Next::TooLong => {}
                     Next::End => return Err(JournalError::Failed("it ended".to_owned())),
                 }
             }
         });
-        Ok(Self { place, reader })
+        Ok(Self { place, heard, reader, files: BTreeSet::new(), doubted: Instant::now() })
+    }
+
+    /// Whether nothing can have passed it by: no agent wrote after the last entry it heard of, and
+    /// the files that it follows are those of the last doubt, which is not long ago.
+    ///
+    /// # Errors
+    /// When journalctl cannot be run, or what it says.
+    pub async fn is_sure(&mut self) -> Result<bool, JournalError> {
+        let files = files();
+        let heard = self.heard.borrow().clone();
+        if files == self.files
+            && self.doubted.elapsed() < DOUBT_EVERY
+            && let Some(heard) = heard
+            && is_last(&heard).await?
+        {
+            return Ok(true);
+        }
+        (self.files, self.doubted) = (files, Instant::now());
+        Ok(false)
+    }
+
+    /// Waits for the newest entry, with which it begins. When that does not come, this journalctl
+    /// (seen with systemd 252, after the journal was emptied) would say nothing ever, and another is
+    /// asked.
+    ///
+    /// # Errors
+    /// When journalctl cannot be run, or ends.
+    pub async fn begin(mut self) -> Result<Self, JournalError> {
+        for _ in 0..BEGIN_TRIES {
+            match timeout(FIRST, self.rung()).await {
+                Ok(rung) => return rung.map(|_| self),
+                Err(_) => self = Self::open()?,
+            }
+        }
+        // There may be no entry at all.
+        Ok(self)
     }
 
     /// The newest place it rang at, without waiting.
@@ -214,8 +295,8 @@ impl Drop for Bell {
     }
 }
 
-/// The journal's files by name and number.
-fn files() -> BTreeSet<(std::ffi::OsString, u64)> {
+/// The journal's files.
+fn files() -> BTreeSet<File> {
     let below = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     let dirs = JOURNALS.iter().flat_map(|dir| below(Path::new(dir)));
     dirs.flat_map(|dir| below(&dir.path())).map(|file| (file.file_name(), file.ino())).collect()

@@ -141,13 +141,14 @@ impl Entry {
 }
 
 /// Whose entry it is and who wrote it, by fields that journald sets itself. Of `UNIT=`, which
-/// anybody can write, only PID 1's word counts.
+/// anybody can write, only PID 1's word counts, and of `OBJECT_SYSTEMD_UNIT=` only root's.
 fn origin(field: &impl Fn(&str) -> String) -> Option<(AgentId, Source)> {
     let unit = field("_SYSTEMD_UNIT");
     if let Some(agent) = AgentId::from_agent_unit(&unit) {
         return Some((agent, Source::Agent));
     }
-    if let Some(agent) = AgentId::from_handle_unit(&unit) {
+    let handle = AgentId::from_handle_unit;
+    if let Some(agent) = handle(&unit).or_else(|| handle(&field("OBJECT_SYSTEMD_UNIT"))) {
         return (field("_UID") == "0").then_some((agent, Source::Flock));
     }
     if field("_PID") == "1" {
@@ -225,6 +226,9 @@ mod tests {
         let launch = r#""_SYSTEMD_UNIT":"flock@a.service","_UID":"0""#;
         assert_eq!(line(launch), Some(("a".into(), Source::Flock)));
         assert_eq!(line(r#""_SYSTEMD_UNIT":"flock@a.service","_UID":"7""#), None);
+        let about = r#""OBJECT_SYSTEMD_UNIT":"flock@a.service""#;
+        assert_eq!(line(&format!(r#"{about},"_UID":"0""#)), Some(("a".into(), Source::Flock)));
+        assert_eq!(line(&format!(r#"{about},"_UID":"7""#)), None);
         let of_pid_1 = r#""_SYSTEMD_UNIT":"init.scope","_PID":"1","UNIT":"flock-agent@a.service""#;
         assert_eq!(line(of_pid_1), Some(("a".into(), Source::Systemd)));
         let stranger = r#""_SYSTEMD_UNIT":"ssh.service","_PID":"7","UNIT":"flock-agent@a.service""#;

@@ -192,7 +192,7 @@ impl Journal {
                         return Ok(Some(Entry::remark(agent, Timestamp::now(), &text)));
                     }
                 }
-                Next::Written(_) | Next::TooLong => {}
+                Next::Written(_) | Next::Other(_) | Next::TooLong => {}
             }
         }
     }

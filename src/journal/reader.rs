@@ -20,7 +20,8 @@ pub(super) const ENTRY_MAX: usize = 1 << 20;
 /// How much of journalctl's complaint is kept.
 const COMPLAINT_MAX: u64 = 2048;
 /// What is asked of each entry; less to write and to read than all of it.
-const FIELDS: &str = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,UNIT,_PID,_UID,_SYSTEMD_UNIT";
+const FIELDS: &str =
+    "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,UNIT,OBJECT_SYSTEMD_UNIT,_PID,_UID,_SYSTEMD_UNIT";
 /// As whom the audit log tells the journal of its records; `launch` and `halt` do from a handle.
 const WITNESS: &str = "flock-audit";
 
@@ -40,6 +41,8 @@ pub struct Written {
 pub enum Next {
     /// An agent's entry.
     Written(Box<Written>),
+    /// Another entry's cursor.
+    Other(String),
     /// An entry of more than [`ENTRY_MAX`] bytes; whose it is, is not known.
     TooLong,
     /// All was read.
@@ -47,14 +50,22 @@ pub enum Next {
 }
 
 impl Written {
-    fn parse(line: &[u8]) -> Option<Self> {
-        let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
-        let cursor = fields.get("__CURSOR").map(text)?;
-        let entry = Entry::of(&fields)?;
+    fn new(cursor: String, entry: Entry, fields: &Map<String, Value>) -> Self {
         let named = fields.get("SYSLOG_IDENTIFIER").map(text).is_some_and(|name| name == WITNESS);
         // An agent that calls itself so hides nothing.
         let witness = named && entry.source == Source::Flock;
-        Some(Self { entry, cursor, witness })
+        Self { entry, cursor, witness }
+    }
+}
+
+impl Next {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Map<String, Value> = serde_json::from_slice(line).ok()?;
+        let cursor = fields.get("__CURSOR").map(text)?;
+        Some(match Entry::of(&fields) {
+            Some(entry) => Self::Written(Box::new(Written::new(cursor, entry, &fields))),
+            None => Self::Other(cursor),
+        })
     }
 }
 
@@ -68,7 +79,10 @@ pub fn matches<'a>(agents: impl Iterator<Item = &'a AgentId> + Clone) -> Vec<Str
     all.extend(agents.clone().map(|id| format!("UNIT={}", id.agent_unit())));
     all.push("_PID=1".to_owned());
     all.push("+".to_owned());
-    all.extend(agents.map(|id| format!("_SYSTEMD_UNIT={}", id.handle_unit())));
+    all.extend(agents.clone().map(|id| format!("_SYSTEMD_UNIT={}", id.handle_unit())));
+    all.push("_UID=0".to_owned());
+    all.push("+".to_owned());
+    all.extend(agents.map(|id| format!("OBJECT_SYSTEMD_UNIT={}", id.handle_unit())));
     all.push("_UID=0".to_owned());
     all
 }
@@ -118,8 +132,8 @@ impl Reader {
                 Line::End => return self.end().await,
                 Line::TooLong => return Ok(Next::TooLong),
                 Line::Whole(line) => {
-                    if let Some(written) = Written::parse(&line) {
-                        return Ok(Next::Written(Box::new(written)));
+                    if let Some(next) = Next::parse(&line) {
+                        return Ok(next);
                     }
                 }
             }
@@ -141,6 +155,13 @@ impl Reader {
 mod tests {
     use super::*;
 
+    fn written(line: &[u8]) -> Option<Written> {
+        match Next::parse(line)? {
+            Next::Written(written) => Some(*written),
+            _ => None,
+        }
+    }
+
     #[test]
     fn only_fields_that_an_agent_cannot_forge_select() {
         let ids = ["a", "b"].map(|id| AgentId::parse(id).unwrap());
@@ -148,15 +169,17 @@ mod tests {
             matches(ids.iter()).join(" "),
             "_SYSTEMD_UNIT=flock-agent@a.service _SYSTEMD_UNIT=flock-agent@b.service + \
              UNIT=flock-agent@a.service UNIT=flock-agent@b.service _PID=1 + \
-             _SYSTEMD_UNIT=flock@a.service _SYSTEMD_UNIT=flock@b.service _UID=0"
+             _SYSTEMD_UNIT=flock@a.service _SYSTEMD_UNIT=flock@b.service _UID=0 + \
+             OBJECT_SYSTEMD_UNIT=flock@a.service OBJECT_SYSTEMD_UNIT=flock@b.service _UID=0"
         );
     }
 
     #[test]
     fn an_entry_has_a_place() {
         let line = br#"{"__CURSOR":"s=1","__REALTIME_TIMESTAMP":"1","_SYSTEMD_UNIT":"flock-agent@a.service","MESSAGE":"x"}"#;
-        assert_eq!(Written::parse(line).unwrap().cursor, "s=1");
-        assert_eq!(Written::parse(b"{}"), None);
+        assert_eq!(written(line).unwrap().cursor, "s=1");
+        assert_eq!(Next::parse(br#"{"__CURSOR":"s=2"}"#), Some(Next::Other("s=2".to_owned())));
+        assert_eq!(Next::parse(b"{}"), None);
     }
 
     #[test]
@@ -164,7 +187,7 @@ mod tests {
         let witness = |fields: &str| {
             let head =
                 r#""__CURSOR":"s=1","__REALTIME_TIMESTAMP":"1","SYSLOG_IDENTIFIER":"flock-audit""#;
-            Written::parse(format!("{{{head},{fields}}}").as_bytes()).unwrap().witness
+            written(format!("{{{head},{fields}}}").as_bytes()).unwrap().witness
         };
         assert!(witness(r#""_SYSTEMD_UNIT":"flock@a.service","_UID":"0""#));
         assert!(!witness(r#""_SYSTEMD_UNIT":"flock-agent@a.service""#));

@@ -106,7 +106,7 @@ async fn one_process_answers_many_tasks_in_any_order() {
     let begun = Instant::now();
     scene.end().await.unwrap();
     assert!(
-        !alive(&first) && begun.elapsed() < Duration::from_secs(2),
+        !alive(&first) && begun.elapsed() < Duration::from_secs(4),
         "closing its input was enough"
     );
 }
@@ -155,7 +155,7 @@ async fn a_task_out_of_time_is_told_and_who_does_not_listen_is_killed() {
         tokio::join!(scene.ask("rude", "stubborn", 300), scene.ask("other", "sleep30", 60_000));
     assert_eq!(rude.end, End::Cut(Cut::TimedOut(Duration::from_millis(300))));
     assert!(matches!(other.end, End::Lost(_)), "the other goes back: {other:?}");
-    assert!((5..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!((5..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert!(!alive(&first));
     assert_ne!(scene.output("pid").await, first);
     scene.end().await.unwrap();
@@ -181,12 +181,17 @@ async fn a_stop_closes_the_input_and_tasks_that_are_not_done_go_back() {
 
 #[tokio::test]
 async fn who_ignores_everything_is_killed_in_the_end() {
-    let deaf = "import signal, time, os; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)";
+    let deaf = "import signal, time, os; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('deaf', 'w')\n\
+                while True: time.sleep(1)";
     let scene = scene(&["python3", "-c", deaf]);
-    sleep(Duration::from_millis(500)).await;
+    let begun = Instant::now();
+    while !scene.dir.path().join("deaf").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it does not begin");
+        sleep(Duration::from_millis(20)).await;
+    }
     let begun = Instant::now();
     scene.end().await.unwrap();
-    assert!((6..10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    assert!((6..20).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -195,10 +200,15 @@ async fn a_command_that_cannot_be_started_ends_the_session() {
     let error = scene.keeper.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("start the command /nonexistent"), "{error}");
     // And one that ends at once is tried again, with growing pauses.
+    let begun = Instant::now();
     let scene = self::scene(&["/bin/sh", "-c", "echo x >> starts; exit 1"]);
-    sleep(Duration::from_millis(2300)).await;
-    let starts = std::fs::read_to_string(scene.dir.path().join("starts")).unwrap();
-    assert_eq!(starts.lines().count(), 3, "at 0, 0.5 and 1.5 seconds");
+    let file = scene.dir.path().join("starts");
+    let starts = || std::fs::read_to_string(&file).unwrap_or_default().lines().count();
+    while starts() < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} starts", starts());
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "at 0, 0.5 and 1.5 seconds");
     scene.end().await.unwrap();
 }
 

@@ -21,6 +21,8 @@ use std::process::{Command, ExitCode};
 
 use super::link::Link;
 use super::settings::{PRIVATE, Settings};
+use super::spelled;
+use crate::spelled::ROLE;
 use crate::tools::{Rules, SOCKET_VARIABLE};
 use broker::Broker;
 
@@ -43,7 +45,11 @@ pub fn other_role() -> Option<ExitCode> {
         return Some(shim::main(&name.to_string_lossy(), words));
     }
     let words: Vec<OsString> = words.collect();
-    (words.first()? == "confine").then(|| confine::main(&words[1..]))
+    match words.first()?.to_str()? {
+        "confine" => Some(confine::main(&words[1..])),
+        ROLE => Some(spelled::main(&words[1..])),
+        _ => None,
+    }
 }
 
 /// Begins to serve the tools, if the agent has rules for them. Fails closed: without what holds the

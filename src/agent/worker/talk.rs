@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subscriber;
 use futures_util::StreamExt as _;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Worker;
 use crate::agent::log;
-use crate::bus::message::{self, TaskId};
+use crate::bus::message::{self, Control};
 
 /// Between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -19,7 +20,11 @@ pub(super) async fn heartbeats(worker: Arc<Worker>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connects = worker.link.connects();
     loop {
-        tokio::select! { _ = ticks.tick() => {}, Ok(()) = connects.changed() => {} }
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Ok(()) = connects.changed() => {}
+            () = worker.beat.notified() => {}
+        }
         let running = worker.register.running().into_iter().map(String::from).collect();
         worker.link.heartbeat(running, worker.settings.parallel).await;
     }
@@ -38,41 +43,16 @@ pub(super) async fn broadcasts(worker: Arc<Worker>) {
     }
 }
 
-/// Cancels tasks when flock says so.
-pub(super) async fn control(worker: Arc<Worker>) {
-    let mut words = match worker.link.control().await {
-        Ok(words) => words,
-        Err(e) => return log::error(&format!("listen for cancels: {e}")),
-    };
+/// Cancels tasks and sends heartbeats when flock says so.
+pub(super) async fn control(worker: Arc<Worker>, mut words: Subscriber) {
     while let Some(message) = words.next().await {
-        match cancelled(&message.payload) {
-            Ok(task) => {
+        match message::parse::<Control>(&message.payload) {
+            Ok(Control::Cancel(task)) => {
                 log::info(&format!("task {task}: cancelled by the operator"));
                 worker.register.cancel(&task);
             }
+            Ok(Control::Heartbeat) => worker.beat.notify_one(),
             Err(e) => log::warning(&format!("a control message is not understood: {e}")),
-        }
-    }
-}
-
-/// The task that `{"cancel": "<task>"}` names.
-fn cancelled(payload: &[u8]) -> Result<TaskId, message::BadMessage> {
-    #[derive(serde::Deserialize)]
-    struct Control {
-        cancel: TaskId,
-    }
-    message::parse::<Control>(payload).map(|control| control.cancel)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cancel_names_a_task() {
-        assert_eq!(cancelled(br#"{"cancel":"t-1"}"#), Ok(TaskId::parse("t-1").unwrap()));
-        for bad in [&b"{}"[..], b"", b"[]", br#"{"cancel":"../x"}"#, br#"{"cancel":7}"#] {
-            assert!(cancelled(bad).is_err());
         }
     }
 }

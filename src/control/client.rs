@@ -94,8 +94,11 @@ impl Client {
             Line::TooLong => return Err(ClientError::Garbled("too long".to_owned())),
             Line::End => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         };
-        let response: Response =
-            serde_json::from_slice(&line).map_err(|e| ClientError::Garbled(e.to_string()))?;
+        let response: Response = serde_json::from_slice(&line).map_err(|e| match e.is_eof() {
+            // flockd went away, or let go of this end, in the middle of a line.
+            true => io::Error::from(io::ErrorKind::UnexpectedEof).into(),
+            false => ClientError::Garbled(e.to_string()),
+        })?;
         self.done = response.is_last();
         match response {
             Response::End => Ok(None),

@@ -20,6 +20,8 @@ pub mod request;
 pub mod response;
 /// Accepts, checks, bounds.
 pub mod server;
+/// Events, broadcasts, channels.
+pub mod talk;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ pub use client::{Client, ClientError};
 pub use peer::Peer;
 pub use request::Request;
 pub use response::{ErrorCode, Response};
+pub use talk::{Heard, Talk};
 
 /// The longest request: the largest task and what stands around it.
 pub const REQUEST_MAX: usize = crate::bus::server_conf::MAX_PAYLOAD + 4096;

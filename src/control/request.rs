@@ -1,9 +1,12 @@
 //! What can be asked over the control socket.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::audit;
 use crate::bus::message::{Address, TaskId};
+use crate::control::talk::Talk;
 use crate::history::Filter;
 use crate::journal::Query;
 
@@ -20,6 +23,12 @@ pub enum Request {
     Logs(Query),
     /// A task for agents.
     TaskSend(SendTask),
+    /// Tasks are to end, or not to begin.
+    TaskCancel(CancelTasks),
+    /// An ended task once more, under a new id.
+    TaskRetry(RetryTask),
+    /// The tasks of the shared queue that were given up.
+    TaskDead,
     /// The calls of tools that wait for an operator.
     Asks(Asks),
     /// An operator's word on one of them.
@@ -34,6 +43,8 @@ pub enum Request {
     AuditShow(audit::Filter),
     /// Whether the audit log is whole.
     AuditVerify,
+    /// Events, broadcasts and channels.
+    Talk(Talk),
 }
 
 /// Which task is shown.
@@ -76,6 +87,48 @@ pub struct SendTask {
     pub deadline_seconds: Option<u64>,
     /// Answer when the results are there, and wait at most this many seconds for them.
     pub wait_seconds: Option<u64>,
+    /// Sent again with the same key, it is not stored again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Variables for the command.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+}
+
+impl SendTask {
+    /// A task without a deadline, a key or variables; nobody waits for it.
+    #[must_use]
+    pub fn new(to: Address, text: impl Into<String>) -> Self {
+        Self {
+            to,
+            text: text.into(),
+            deadline_seconds: None,
+            wait_seconds: None,
+            key: None,
+            environment: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which tasks are to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelTasks {
+    /// Their ids.
+    pub tasks: Vec<TaskId>,
+}
+
+/// Which task is to be done once more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryTask {
+    /// Its id.
+    pub task: TaskId,
+    /// Somebody else is to do it.
+    pub to: Option<Address>,
+    /// Also when it has not ended.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl Request {
@@ -86,6 +139,9 @@ impl Request {
             Self::Status => "status",
             Self::Logs(_) => "logs",
             Self::TaskSend(_) => "task-send",
+            Self::TaskCancel(_) => "task-cancel",
+            Self::TaskRetry(_) => "task-retry",
+            Self::TaskDead => "task-dead",
             Self::Asks(_) => "asks",
             Self::AskDecide(_) => "ask-decide",
             Self::TaskList(_) => "task-list",
@@ -93,6 +149,7 @@ impl Request {
             Self::History(_) => "history",
             Self::AuditShow(_) => "audit-show",
             Self::AuditVerify => "audit-verify",
+            Self::Talk(_) => "talk",
         }
     }
 
@@ -101,8 +158,10 @@ impl Request {
     pub fn is_long(&self) -> bool {
         match self {
             Self::Status | Self::TaskShow(_) | Self::AskDecide(_) => false,
+            Self::TaskCancel(_) | Self::TaskRetry(_) | Self::TaskDead => false,
             Self::AuditShow(_) | Self::AuditVerify => false,
             Self::Asks(asks) => asks.follow,
+            Self::Talk(talk) => talk.is_long(),
             Self::TaskList(_) | Self::History(_) => true,
             Self::Logs(query) => query.follow,
             Self::TaskSend(task) => task.wait_seconds.is_some(),

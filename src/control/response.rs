@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::audit;
+use crate::bus::hub::DeadLetter;
 use crate::bus::message::{TaskId, TaskResult};
+use crate::control::talk::Heard;
 use crate::history::{Record, Summary};
 use crate::journal::Entry;
 use crate::names::AgentId;
@@ -24,8 +26,17 @@ pub enum Response {
     AuditReport(audit::Report),
     /// The task is stored.
     Sent(Sent),
+    /// An agent says that it has begun with the task that is waited for.
+    Begun {
+        /// Which.
+        agent: AgentId,
+    },
     /// One agent's result.
     Result(TaskResult),
+    /// A task was cancelled, or why not.
+    Cancelled(Cancelled),
+    /// A task that was given up.
+    Dead(DeadLetter),
     /// A call of a tool that waits for an operator.
     Ask(AskShown),
     /// The decision on it is made.
@@ -34,6 +45,8 @@ pub enum Response {
     Task(Box<Summary>),
     /// Everything about a task in one place.
     Record(Box<Record>),
+    /// To `talk`.
+    Heard(Heard),
     /// The answer is complete.
     End,
     /// The request could not be carried out, or not to its end.
@@ -77,6 +90,21 @@ pub struct Sent {
     pub refused: Vec<String>,
     /// How many results there will be.
     pub results: usize,
+    /// It was sent before with the same key, and not stored again.
+    #[serde(default)]
+    pub duplicate: bool,
+}
+
+/// What became of a request to cancel a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// The task.
+    pub task: TaskId,
+    /// Agents that worked on it and were told to end, or `queued`.
+    pub was: Vec<String>,
+    /// Why it was not cancelled; it had ended, or is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// Why there is no answer.

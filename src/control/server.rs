@@ -25,8 +25,8 @@ use crate::names::OPERATOR_GROUP;
 use crate::text::printable;
 
 /// What a bad request is told.
-const VERBS: &str = "the verbs are status, logs, task-send, task-list, task-show, history, asks and \
-                     ask-decide; what changes a unit (start, stop, \
+const VERBS: &str = "the verbs are status, logs, task-send, task-cancel, task-retry, task-dead, \
+                     task-list, task-show, history, asks, ask-decide and talk; what changes a unit (start, stop, \
                      restart, apply) needs root: run flockctl with sudo";
 
 /// Why the socket could not be made.
@@ -55,6 +55,8 @@ pub trait Service: Send + Sync + 'static {
 /// Where the lines of an answer go.
 pub struct Replies {
     to: OwnedWriteHalf,
+    /// After half a line nothing can follow that would be understood.
+    broken: bool,
 }
 
 /// The peer does not read any more.
@@ -67,10 +69,18 @@ impl Replies {
     /// # Errors
     /// When the peer is gone, or read nothing for [`WRITE_TIME`].
     pub async fn send(&mut self, response: &Response) -> Result<(), Gone> {
+        if self.broken {
+            return Err(Gone);
+        }
         let mut line = serde_json::to_vec(response).map_err(|_| Gone)?;
         line.push(b'\n');
+        // Set before, since this future can be dropped half way.
+        self.broken = true;
         match timeout(WRITE_TIME, self.to.write_all(&line)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.broken = false;
+                Ok(())
+            }
             _ => Err(Gone),
         }
     }
@@ -184,7 +194,7 @@ impl<S: Service> Server<S> {
 /// One connection from its first byte to its last.
 async fn converse<S: Service>(service: &S, stream: UnixStream, uid: u32, place: Option<Place>) {
     let (read, write) = stream.into_split();
-    let mut replies = Replies { to: write };
+    let mut replies = Replies { to: write, broken: false };
     let last = match place {
         None => Response::error(ErrorCode::Busy, "too many connections: try again"),
         // The peer is judged before one byte of it is read.

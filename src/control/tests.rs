@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use crate::control::peer::Refusal;
@@ -90,7 +90,7 @@ impl Bench {
     }
 
     async fn settle(&self, count: usize) {
-        for _ in 0..200 {
+        for _ in 0..2000 {
             if self.waiting.load(Ordering::SeqCst) == count {
                 return;
             }
@@ -185,4 +185,30 @@ async fn one_user_cannot_take_all_connections() {
 async fn a_silent_peer_is_dropped() {
     let answer = bench().await.raw(b"").await;
     assert!(answer.contains("no request within 5 s"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_off_is_no_misunderstanding() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    for (sent, is_cut) in
+        [(&b"{\"kind\":\"e"[..], true), (b"", true), (b"{\"kind\":\"x\"}\n", false)]
+    {
+        let _ = std::fs::remove_file(&path);
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let mut client = Client::ask_at(&path, &Request::Status).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // A socket that is closed with something unread in it is reset, which is another ending.
+        let mut asked = String::new();
+        BufReader::new(&mut stream).read_line(&mut asked).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        drop(stream);
+        match client.next().await {
+            Err(ClientError::Broken(cause)) if is_cut => {
+                assert_eq!(cause.kind(), std::io::ErrorKind::UnexpectedEof);
+            }
+            Err(ClientError::Garbled(_)) if !is_cut => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }

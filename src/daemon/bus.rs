@@ -2,17 +2,18 @@
 //!
 //! flockd works without it; what it cannot do then is said in `status`.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use tokio::sync::watch;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, sleep};
 
 use crate::bus::hub::{self, Hub, Notice, Report};
 use crate::bus::identity;
-use crate::bus::message::Event;
+use crate::bus::message::{Event, TaskId};
 use crate::bus::queue;
 use crate::bus::streams::{Delivery, Member};
 use crate::config::{Config, Mode};
@@ -20,7 +21,9 @@ use crate::daemon::allowance::{Allowance, Verdict};
 use crate::daemon::asks;
 use crate::daemon::pulse::Loop;
 use crate::daemon::world::{Which, World};
-use crate::names::identity_dir;
+use crate::daemon::{history, life};
+use crate::history::Fact;
+use crate::names::{AgentId, identity_dir};
 use crate::status::health::Part;
 use crate::text::printable;
 
@@ -28,8 +31,8 @@ use crate::text::printable;
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The loop turns at least this often while it waits.
 const TURN: Duration = Duration::from_secs(30);
-/// How often the connection is looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// Most tasks that one heartbeat can name.
+const TASKS_MAX: usize = 64;
 /// The longest part of an agent's own text in a line of flockd's log.
 const TEXT_MAX: usize = 200;
 
@@ -74,23 +77,58 @@ async fn attend(
     let hub = Hub::connect(&identity, &url).await?;
     let mut notices = hub.watch().await?;
     let mut config = world.config.subscribe();
+    // One for the life of the connection: what it has not written down yet would come again after half a minute.
+    let mut history = std::pin::pin!(history::run(world, &hub));
     loop {
-        let members = members(&config.borrow_and_update());
-        hub.ensure(&members).await?;
+        let wanted = members(&config.borrow_and_update());
+        let losses = hub.link().borrow().losses;
+        hub.ensure(&wanted).await?;
         world.report(Which::Bus, Part::fine());
         world.hub.send_replace(Some(hub.clone()));
         // Told to stop rather than dropped: it may be about to give a task back.
         let (stop, stopped) = watch::channel(false);
-        let mut queue = tokio::spawn(queue::run(hub.clone(), members, queue::SILENCE, stopped));
+        let (order, orders) = mpsc::unbounded_channel();
+        *world.orders.lock().unwrap_or_else(PoisonError::into_inner) = Some(order);
+        let setup = queue::Setup {
+            members: wanted,
+            silence: queue::SILENCE,
+            book: Arc::new(world.ledger.clone()),
+            orders,
+        };
+        let mut queue = tokio::spawn(queue::run(hub.clone(), setup, stopped));
         tokio::select! {
-            // Other agents, or other ways to get tasks: the streams follow.
-            _ = config.changed() => {}
-            end = hear(world, &hub, &mut notices, allowance) => end?,
+            end = follow(world, &hub, &mut config, &mut notices, allowance, losses) => end?,
+            end = &mut history => {
+                end?;
+                return Err(NoBus::Closed);
+            }
+            () = life::run(world, &hub, life::Pace::default()) => {}
             end = &mut queue => return Err(NoBus::Queue(why(end))),
         }
         stop.send_replace(true);
         if tokio::time::timeout(TURN, queue).await.is_err() {
             return Err(NoBus::Queue("it does not stop".to_owned()));
+        }
+    }
+}
+
+/// Makes the streams of agents that come or take their tasks another way. Returns when the
+/// connection was lost and is back.
+async fn follow(
+    world: &World,
+    hub: &Hub,
+    config: &mut watch::Receiver<Arc<Config>>,
+    notices: &mut BoxStream<'static, Notice>,
+    allowance: &mut Allowance,
+    losses: u64,
+) -> Result<(), NoBus> {
+    loop {
+        tokio::select! {
+            _ = config.changed() => {
+                let members = members(&config.borrow_and_update());
+                hub.ensure(&members).await?;
+            }
+            end = hear(world, hub, notices, allowance, losses) => return end,
         }
     }
 }
@@ -111,21 +149,25 @@ async fn hear(
     hub: &Hub,
     notices: &mut BoxStream<'static, Notice>,
     allowance: &mut Allowance,
+    losses: u64,
 ) -> Result<(), NoBus> {
-    let mut tick = interval(TICK);
+    let (mut link, mut turns) = (hub.link(), interval(TURN));
+    // It may have been lost while the streams were made.
+    link.mark_changed();
     let mut lost = false;
     loop {
         tokio::select! {
             notice = notices.next() => take(world, notice.ok_or(NoBus::Closed)?, allowance),
-            _ = tick.tick() => {
-                world.pulses.beat(Loop::Bus);
-                match (hub.is_connected(), lost) {
-                    (true, true) => return Ok(()),
-                    (false, false) => {
-                        lost = true;
-                        world.report(Which::Bus, Part::broken("disconnected; trying again"));
-                    }
-                    _ => {}
+            _ = turns.tick() => world.pulses.beat(Loop::Bus),
+            changed = link.changed() => {
+                changed.map_err(|_| NoBus::Closed)?;
+                let now = *link.borrow_and_update();
+                if now.up && (lost || now.losses != losses) {
+                    return Ok(());
+                }
+                if !now.up {
+                    lost = true;
+                    world.report(Which::Bus, Part::broken("disconnected; trying again"));
                 }
             }
         }
@@ -135,11 +177,19 @@ async fn hear(
 fn take(world: &World, notice: Notice, allowance: &mut Allowance) {
     let agent = notice.from;
     match notice.report {
-        Report::Heartbeat(_) => world.heartbeat(agent),
+        Report::Heartbeat(beat) => {
+            for task in beat.iter().flat_map(|beat| beat.tasks.iter().take(TASKS_MAX)) {
+                claim(world, &agent, task);
+            }
+            world.heartbeat(agent);
+        }
         // Whoever waits for a result has a subscription of its own.
         Report::Result(_) => {}
         Report::Event(event) => {
             if let Ok(event) = &event {
+                if let (Some(task), "task-started") = (&event.task, event.event.as_str()) {
+                    claim(world, &agent, task);
+                }
                 asks::note(world, &agent, event);
             }
             let line = match &event {
@@ -158,6 +208,14 @@ fn take(world: &World, notice: Notice, allowance: &mut Allowance) {
             tracing::info!(agent = %agent, "{agent}: {line}");
         }
     }
+}
+
+/// An agent says that it works on a task; the history knows whether it is the agent's.
+fn claim(world: &World, agent: &AgentId, task: &str) {
+    let Ok(task) = TaskId::parse(task) else { return };
+    let command = history::command(&world.config(), agent);
+    let (agent, at) = (agent.clone(), Timestamp::now());
+    world.claims.push(Fact::Started { task, agent, attempt: None, command, at });
 }
 
 /// An event in one line; every word of it is the agent's.

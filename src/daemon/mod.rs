@@ -24,16 +24,28 @@ use crate::names::{CONFIG_FILE, RUN_DIR};
 mod allowance;
 /// Calls of tools that wait for an operator.
 mod asks;
+/// Has the boundaries measured.
+mod boundary;
 /// The connection to the bus.
 mod bus;
 /// What changed in the configuration, for the audit log.
 mod changes;
 /// Brings the machine to what the configuration says.
 mod config_loop;
+/// Hears what agents tell of themselves.
+mod ear;
 /// Keeps the egress table.
 mod egress;
 /// What is done when an agent has ended for good.
 mod ends;
+/// Keeps the history within its bounds.
+mod forget;
+/// Writes down what the bus holds.
+pub mod history;
+/// flockd's hand on the history.
+pub mod ledger;
+/// What flockd decides of tasks.
+pub mod life;
 /// flockd's own log.
 mod log;
 /// Writes each agent's log into the shared tree.
@@ -42,16 +54,24 @@ mod mirror;
 mod notify;
 /// What flockd does for operators.
 mod operators;
+/// What operators ask of tasks.
+mod orders;
 /// Whether the loops turn.
 mod pulse;
 /// Answers questions about the history of tasks.
 mod recall;
 /// What PID 1 tells by signal.
 mod signals;
+/// Whether the bus can store what it is sent.
+mod store;
+/// Events, broadcasts and channels for operators.
+mod talk;
+/// What is to become of a task whose result does not come.
+mod verdict;
 /// Hears PID 1.
 mod watch_loop;
 /// What the loops share.
-mod world;
+pub mod world;
 
 /// How long a start waits for the bus. flockd works without it.
 const BUS_TIME: Duration = Duration::from_secs(5);
@@ -115,7 +135,7 @@ fn start(file: &Path) -> Result<(), Fatal> {
     }
     let _lock = lock(&Path::new(RUN_DIR).join("lock"))?;
     let config = config::load(file).map_err(Fatal::Config)?;
-    let world = World::new(file.to_owned(), config);
+    let world = World::new(file.to_owned(), config, crate::history::database());
     // The egress loop and apply wait for a lock that other processes hold: more threads than cores.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(4).enable_all().build()?.block_on(run(world))
@@ -153,8 +173,11 @@ async fn run(world: Arc<World>) -> Result<(), Fatal> {
     let tell = watch_loop::Tell { first: looked, reload: reload.clone() };
     forever("watch", watch_loop::run(of(), tell).boxed());
     forever("egress", egress::run(of()).boxed());
+    forever("boundary", boundary::run(of()).boxed());
     forever("bus", bus::run(of(), first.0.clone()).boxed());
+    forever("events", ear::run(of()).boxed());
     forever("asks", asks::run(of()).boxed());
+    forever("forget", forget::run(of()).boxed());
     forever("mirror", mirror::run(of(), first.0.clone()).boxed());
     forever("notify", notify::run(of()).boxed());
     let shared = of();

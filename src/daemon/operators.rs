@@ -5,21 +5,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::audit::{self, Entry, How, Log, What, Who};
 use crate::control::peer::{self, Peer, Refusal};
-use crate::control::request::{self, SendTask};
+use crate::control::request;
 use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{self, ErrorCode, Request, Response};
 use crate::daemon::pulse::Loop;
 use crate::daemon::recall;
+use crate::daemon::talk;
 use crate::daemon::world::World;
-use crate::history::{Filter, database};
+use crate::history::{self, Filter, database};
 use crate::journal::{Journal, Query};
 use crate::names::AgentId;
-use crate::tasks;
 
 /// The accept loop turns at least this often.
 const TURN: Duration = Duration::from_secs(5);
@@ -27,8 +28,8 @@ const TURN: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(100);
 
 /// Answers operators.
-struct Operators {
-    world: Arc<World>,
+pub(super) struct Operators {
+    pub(super) world: Arc<World>,
 }
 
 /// Serves the control socket for ever.
@@ -62,11 +63,19 @@ impl Service for Operators {
             return Response::error(ErrorCode::Failed, format!("not done: {error}"));
         }
         match request {
-            Request::Status => match replies.send(&Response::Status(self.world.view())).await {
-                Ok(()) | Err(_) => Response::End,
-            },
+            Request::Status => {
+                let mut view = self.world.view();
+                let counts = |reader: &history::Reader| reader.counts(Timestamp::now());
+                view.tasks = self.world.ledger.read(counts).await.ok();
+                match replies.send(&Response::Status(view)).await {
+                    Ok(()) | Err(_) => Response::End,
+                }
+            }
             Request::Logs(query) => self.logs(&query, replies).await,
-            Request::TaskSend(order) => self.send(order, replies).await,
+            Request::TaskSend(order) => self.send(peer.uid, order, replies).await,
+            Request::TaskCancel(order) => self.cancel(peer, &order, replies).await,
+            Request::TaskRetry(order) => self.retry(peer, &order, replies).await,
+            Request::TaskDead => self.dead(replies).await,
             Request::Asks(asks) => self.asks(&asks, replies).await,
             Request::AskDecide(order) => self.decide(peer, &order, replies).await,
             Request::TaskList(filter) => recall::list(database(), filter, replies).await,
@@ -76,6 +85,7 @@ impl Service for Operators {
             }
             Request::AuditShow(filter) => audit_show(filter, replies).await,
             Request::AuditVerify => audit_verify(replies).await,
+            Request::Talk(talk) => talk::serve(&self.world, peer, talk, replies).await,
         }
     }
 
@@ -90,8 +100,11 @@ fn entry_of(peer: &Peer, request: &Request) -> Option<Entry> {
     let who = || Who { uid: peer.uid, name: peer.name.clone(), how: How::Socket };
     match request {
         Request::Status | Request::AuditShow(_) | Request::AuditVerify | Request::Asks(_) => None,
-        // Recorded where it is decided: only there it is known which call it was.
-        Request::AskDecide(_) => None,
+        Request::TaskDead => None,
+        // Recorded where it is done: only there it is known which call or task it is.
+        Request::AskDecide(_) | Request::TaskCancel(_) | Request::TaskRetry(_) => None,
+        // Recorded where it is said.
+        Request::Talk(_) => None,
         Request::Logs(query) => {
             let agent = query.agent.as_ref().map_or("every agent", AgentId::as_str);
             let (peer_uid, name) = (peer.uid, &peer.name);
@@ -147,8 +160,7 @@ async fn audit_verify(replies: &mut Replies) -> Response {
 impl Operators {
     async fn logs(&self, query: &Query, replies: &mut Replies) -> Response {
         let failed = |error| Response::error(ErrorCode::Failed, error);
-        let everyone: Vec<AgentId> = self.world.config().agents.keys().cloned().collect();
-        let mut journal = match Journal::open(query, &everyone) {
+        let mut journal = match Journal::open(query, &self.everyone()) {
             Ok(journal) => journal,
             Err(error) => return failed(error),
         };
@@ -193,33 +205,6 @@ impl Operators {
             Ok(ask) => match replies.send(&Response::Decided(ask)).await {
                 Ok(()) | Err(_) => Response::End,
             },
-        }
-    }
-
-    async fn send(&self, order: SendTask, replies: &mut Replies) -> Response {
-        let Some(hub) = self.world.hub.borrow().clone() else {
-            let note = self.world.view().bus.note.unwrap_or_default();
-            return Response::error(ErrorCode::Failed, format!("the bus is not there: {note}"));
-        };
-        let everyone: Vec<AgentId> = self.world.config().agents.keys().cloned().collect();
-        let (sent, results) = match tasks::send(&hub, &everyone, order).await {
-            Ok(sent) => sent,
-            Err(error) => return Response::error(ErrorCode::Failed, error),
-        };
-        if replies.send(&Response::Sent(sent)).await.is_err() {
-            return Response::End;
-        }
-        let Some(mut results) = results else { return Response::End };
-        loop {
-            match results.next().await {
-                Ok(None) => return Response::End,
-                Ok(Some(result)) => {
-                    if replies.send(&Response::Result(result)).await.is_err() {
-                        return Response::End;
-                    }
-                }
-                Err(late) => return Response::error(ErrorCode::TimedOut, late),
-            }
         }
     }
 }

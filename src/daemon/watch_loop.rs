@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::bus::queue::Order;
 use crate::daemon::ends::Ends;
 use crate::daemon::pulse::Loop;
 use crate::daemon::signals::{self, Heard};
@@ -52,9 +53,10 @@ pub struct Tell {
 pub async fn run(world: Arc<World>, tell: Tell) {
     let mut ends = Ends::default();
     let mut newcomers = Newcomers::default();
+    let mut lives = Lives::default();
     loop {
         world.pulses.beat(Loop::Watch);
-        let Err(why) = hear(&world, &mut ends, &mut newcomers, &tell).await;
+        let Err(why) = hear(&world, &mut ends, &mut newcomers, &mut lives, &tell).await;
         world.report(Which::Systemd, Part::broken(why));
         sleep(RETRY).await;
     }
@@ -64,6 +66,7 @@ async fn hear(
     world: &World,
     ends: &mut Ends,
     newcomers: &mut Newcomers,
+    lives: &mut Lives,
     tell: &Tell,
 ) -> Result<std::convert::Infallible, Deaf> {
     let systemd = timeout(PATIENCE, Systemd::connect()).await.map_err(|_| Deaf::Silent)??;
@@ -72,9 +75,13 @@ async fn hear(
     loop {
         world.pulses.beat(Loop::Watch);
         heard.borrow_and_update();
+        let asked = Instant::now();
         let agents = timeout(PATIENCE, list(&systemd)).await.map_err(|_| Deaf::Silent)??;
         world.report(Which::Systemd, Part::fine());
         take_stock(world, &agents);
+        for id in lives.ended(&agents) {
+            world.order(Order::Gone(id, asked));
+        }
         ends.settle(&systemd, &agents).await;
         if newcomers.are_new(&agents, |id| world.config().agents.contains_key(id)) {
             // A reload that waits already will read the same files.
@@ -140,6 +147,30 @@ impl Newcomers {
     }
 }
 
+/// Agents that ran at the last look.
+#[derive(Default)]
+struct Lives {
+    up: BTreeSet<AgentId>,
+}
+
+impl Lives {
+    /// Those that have ended since and are not started again: what they had can go to others.
+    fn ended(&mut self, agents: &BTreeMap<AgentId, Units>) -> Vec<AgentId> {
+        let unit = |id: &AgentId| agents.get(id).and_then(|units| units.unit.as_ref());
+        let over = |id: &AgentId| {
+            unit(id).is_none_or(|row| {
+                row.is_final_failure() || row.is_clean_end() || row.active == "inactive" && !row.job
+            })
+        };
+        let ended: Vec<AgentId> = self.up.iter().filter(|id| over(id)).cloned().collect();
+        let up = |id: &&AgentId| unit(id).is_some_and(|row| row.active == "active");
+        // One that is being restarted has not ended and does not run.
+        self.up.retain(|id| !over(id));
+        self.up.extend(agents.keys().filter(up).cloned());
+        ended
+    }
+}
+
 /// A task that ends with its owner.
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
@@ -165,6 +196,24 @@ mod tests {
         assert!(!newcomers.are_new(&here, |_| false));
         assert!(!newcomers.are_new(&BTreeMap::new(), |_| false));
         assert!(newcomers.are_new(&here, |_| false));
+    }
+
+    #[test]
+    fn an_agent_has_ended_when_it_ran_and_is_not_started_again() {
+        use crate::status::facts::Row;
+        let id = AgentId::parse("a").unwrap();
+        let with = |active: &str, sub: &str, job: bool| {
+            let row = Row { active: active.into(), sub: sub.into(), job };
+            BTreeMap::from([(id.clone(), Units { unit: Some(row), handle: None })])
+        };
+        let mut lives = Lives::default();
+        assert!(lives.ended(&with("failed", "failed", false)).is_empty(), "it never ran");
+        assert!(lives.ended(&with("active", "running", false)).is_empty());
+        assert!(lives.ended(&with("activating", "auto-restart", false)).is_empty());
+        assert_eq!(lives.ended(&with("failed", "failed", false)), std::slice::from_ref(&id));
+        assert!(lives.ended(&with("failed", "failed", false)).is_empty(), "once");
+        assert!(lives.ended(&with("active", "running", false)).is_empty());
+        assert_eq!(lives.ended(&BTreeMap::new()), std::slice::from_ref(&id));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::bus::hub::Hub;
+use crate::bus::queue::Order;
 use crate::config::Config;
 use crate::daemon::asks::Asks;
+use crate::daemon::ear::Ear;
+use crate::daemon::ledger::{Claims, Ledger};
 use crate::daemon::pulse::Pulses;
 use crate::names::AgentId;
+use crate::status::boundary::Standing;
 use crate::status::health::{Part, View};
 
 /// Shared by all loops; each part has one writer.
@@ -20,12 +25,22 @@ pub struct World {
     pub file: PathBuf,
     /// The configuration that is in force; loops that depend on it wait for changes.
     pub config: watch::Sender<Arc<Config>>,
+    /// How often the configuration was applied.
+    pub applies: watch::Sender<u64>,
     /// The connection to the bus, while there is one.
     pub hub: watch::Sender<Option<Hub>>,
+    /// What happened to all tasks.
+    pub ledger: Ledger,
+    /// Where loops put what agents say of their tasks.
+    pub claims: Claims,
+    /// What the shared queue is told, while it runs.
+    pub orders: Mutex<Option<UnboundedSender<Order>>>,
     /// The loops' signs of life.
     pub pulses: Pulses,
     /// The calls of tools that wait for an operator.
     pub asks: Asks,
+    /// What agents tell of themselves.
+    pub ear: Ear,
     facts: Mutex<Facts>,
 }
 
@@ -47,7 +62,7 @@ pub struct Counts {
 impl World {
     /// The world of a flockd that was just started.
     #[must_use]
-    pub fn new(file: PathBuf, config: Config) -> Arc<Self> {
+    pub fn new(file: PathBuf, config: Config, history: PathBuf) -> Arc<Self> {
         let not_yet = || Part::broken("flockd has just been started");
         let view = View {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,17 +71,24 @@ impl World {
             egress: not_yet(),
             systemd: not_yet(),
             config: not_yet(),
-            history: Part::fine(),
+            history: not_yet(),
             tasks: None,
             heartbeats: BTreeMap::new(),
+            boundary: BTreeMap::new(),
+            measuring: Part::fine(),
             asks: 0,
         };
         Arc::new(Self {
             file,
             config: watch::Sender::new(Arc::new(config)),
+            applies: watch::Sender::new(0),
             hub: watch::Sender::new(None),
+            ledger: Ledger::new(history),
+            claims: Claims::default(),
+            orders: Mutex::new(None),
             pulses: Pulses::default(),
             asks: Asks::default(),
+            ear: Ear::default(),
             facts: Mutex::new(Facts { view, counts: Counts::default() }),
         })
     }
@@ -100,6 +122,19 @@ impl World {
             _ => {}
         }
         *place = part;
+    }
+
+    /// What the last measurement found.
+    pub fn measured(&self, agents: BTreeMap<AgentId, Standing>) {
+        self.facts().view.boundary = agents;
+    }
+
+    /// Tells the shared queue something, if it runs; it finds out later otherwise.
+    pub fn order(&self, order: Order) {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(orders) = orders.as_ref() {
+            let _ = orders.send(order);
+        }
     }
 
     /// A heartbeat came.
@@ -147,10 +182,13 @@ pub enum Which {
     Config,
     /// Whether the history of tasks is being written.
     History,
+    /// Whether the boundaries are measured.
+    Boundary,
 }
 
 impl Which {
-    const ALL: [Self; 5] = [Self::Bus, Self::Egress, Self::Systemd, Self::Config, Self::History];
+    const ALL: [Self; 6] =
+        [Self::Bus, Self::Egress, Self::Systemd, Self::Config, Self::History, Self::Boundary];
 
     fn of(self, view: &mut View) -> &mut Part {
         match self {
@@ -159,6 +197,7 @@ impl Which {
             Self::Systemd => &mut view.systemd,
             Self::Config => &mut view.config,
             Self::History => &mut view.history,
+            Self::Boundary => &mut view.measuring,
         }
     }
 
@@ -169,6 +208,7 @@ impl Which {
             Self::Systemd => "systemd",
             Self::Config => "the configuration",
             Self::History => "the history of tasks",
+            Self::Boundary => "measuring the boundary",
         }
     }
 }

@@ -165,6 +165,11 @@ impl Book {
         Ok(shown)
     }
 
+    /// Whether there is nothing to be swept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Forgets what is over, and gives the open ones whose time is.
     pub fn sweep(&mut self, now: Timestamp) -> Vec<AskShown> {
         let over = |entry: &Entry| entry.ask.question.deadline <= now;

@@ -15,7 +15,7 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use self::book::{Book, Heard, Undecided};
 use crate::audit::{self, AuditError, Entry, How, What, Who};
@@ -37,7 +37,7 @@ use crate::tools::{Action, words};
 const HOLD: Duration = Duration::from_secs(10);
 /// Questions of one agent that are held at the same time; more are answered at once.
 const HELD_PER_AGENT: usize = 32;
-/// How often the book is swept.
+/// How often the book is swept while something is in it.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Before listening is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -169,7 +169,13 @@ pub async fn run(world: Arc<World>) {
 
 async fn sweep(desk: Arc<Desk>) {
     let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let changed = desk.world.asks.changed();
+        if desk.world.asks.book().is_empty() {
+            // Idle, it is not woken.
+            changed.await;
+        }
         tick.tick().await;
         let expired = desk.world.asks.book().sweep(Timestamp::now());
         for ask in &expired {

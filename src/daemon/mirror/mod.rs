@@ -77,22 +77,44 @@ async fn copy(config: &Config) -> Result<(), MirrorError> {
         return std::future::pending().await;
     }
     // First, so that the bell misses nothing that comes later.
-    let mut bell = Bell::open(&agents)?;
+    let mut bell = Bell::open()?;
     for id in store.newcomers(&agents) {
         catch_up(&mut store, &id).await?;
     }
+    // By now it listens; what came before does not ring.
+    sleep(FLUSH_EVERY).await;
+    copy_newest(&mut store, &agents).await?;
+    bell = bell.begin().await?;
+    copy_newest(&mut store, &agents).await?;
     loop {
-        let until = match timeout(LOOK_EVERY, bell.rung()).await {
+        match timeout(LOOK_EVERY, bell.rung()).await {
             Ok(rung) => {
                 sleep(FLUSH_EVERY).await;
-                bell.latest().or(rung?)
+                if let Some(until) = bell.latest().or(rung?) {
+                    copy_until(&mut store, &agents, &until).await?;
+                }
             }
-            Err(_) => newest(&agents).await?,
-        };
-        if let Some(until) = until {
-            copy_until(&mut store, &agents, &until).await?;
+            // To search the journal for each agent's newest line is dear, and most often in vain.
+            Err(_) if bell.is_sure().await? => {}
+            Err(_) => {
+                if copy_newest(&mut store, &agents).await? {
+                    // Deaf: systemd 252's journalctl hears nothing more once the files that it
+                    // follows were taken away.
+                    bell = Bell::open()?.begin().await?;
+                    copy_newest(&mut store, &agents).await?;
+                }
+            }
         }
     }
+}
+
+/// Copies what there is. Whether there was anything new.
+async fn copy_newest(store: &mut Store, agents: &[AgentId]) -> Result<bool, MirrorError> {
+    let Some(until) = newest(agents).await?.filter(|until| !store.is_at(until)) else {
+        return Ok(false);
+    };
+    copy_until(store, agents, &until).await?;
+    Ok(true)
 }
 
 async fn copy_until(
@@ -102,7 +124,7 @@ async fn copy_until(
 ) -> Result<(), MirrorError> {
     loop {
         let from = store.place();
-        if from.as_ref().is_some_and(|from| from.is(until)) {
+        if store.is_at(until) {
             return Ok(());
         }
         // The entry to read on from has to be among those that are read, whoever wrote it.
@@ -188,7 +210,9 @@ fn open(config: &Config) -> Result<Store, StoreError> {
     let config = config.clone();
     let make = move |id: &AgentId| {
         let text = |error: &dyn std::fmt::Display| std::io::Error::other(error.to_string());
-        let _lock = Lock::machine().map_err(|e| text(&e))?;
+        // The threads of the runtime must go on meanwhile: see `Lock::machine`.
+        let lock = tokio::task::block_in_place(Lock::machine_here);
+        let _lock = lock.map_err(|e| text(&e))?;
         let ledger = Ledger::load().map_err(|e| text(&e))?;
         let plan = plan::plan(&config, ledger.uids(), id);
         let plan = plan.ok_or(std::io::ErrorKind::NotFound)?;

@@ -84,6 +84,11 @@ impl Store {
         self.state.cursor.as_deref().and_then(Place::parse)
     }
 
+    /// Whether everything up to `place` is in the files.
+    pub fn is_at(&self, place: &Place) -> bool {
+        self.place().is_some_and(|here| here.is(place))
+    }
+
     /// Whose entry stands at that place.
     pub fn anchor(&self) -> Option<AgentId> {
         self.state.anchor.clone()

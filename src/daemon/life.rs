@@ -1,0 +1,368 @@
+//! What flockd decides of tasks: expired, cancelled, given up, stored again. Each decision is written
+//! down first; only then something is removed, and whoever waits is told.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::bus::hub::{self, Hub, Seen};
+use crate::bus::message::{Address, Status, Task, TaskId, TaskResult};
+use crate::bus::queue::Order;
+use crate::bus::streams::{ACK_WAIT, Delivery};
+use crate::bus::subject::{self, Kind};
+use crate::config::Mode;
+use crate::control::response::Cancelled;
+use crate::daemon::ledger::Closed;
+use crate::daemon::store;
+use crate::daemon::verdict::{Case, Decision, decide};
+use crate::daemon::world::{Which, World};
+use crate::history::{Fact, Patience, Place, Reader, Record, Slot, State};
+use crate::names::AgentId;
+
+/// How often flockd looks, and how long it waits for others to say so first.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Between two looks at deadlines.
+    pub tick: Duration,
+    /// An agent that is there says itself that a deadline has passed; it has this long after it.
+    pub grace: SignedDuration,
+    /// What was on its way into the history when the bus or flockd was restarted comes again within
+    /// this time: until then a task that seems not to be begun may be done.
+    pub catch_up: Duration,
+    /// Between two looks at tasks whose result does not come. A decision needs two.
+    pub round: Duration,
+    /// A younger task is left alone.
+    pub young: SignedDuration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(2),
+            grace: SignedDuration::from_secs(3),
+            catch_up: ACK_WAIT + Duration::from_secs(5),
+            round: Duration::from_secs(30),
+            young: SignedDuration::from_secs(60),
+        }
+    }
+}
+
+/// Most tasks in one round.
+const MOST: u32 = 1000;
+
+/// Why a decision was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The history.
+    #[error(transparent)]
+    History(#[from] Closed),
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] hub::Error),
+}
+
+/// What the last round thought of each task.
+type Thoughts = HashMap<(TaskId, Slot), Decision>;
+
+/// Runs for ever.
+pub async fn run(world: &World, hub: &Hub, pace: Pace) {
+    let mut ticks = interval(pace.tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut thoughts = Thoughts::new();
+    // The history drains first.
+    let begun = Instant::now();
+    let mut looked = begun;
+    let mut calm = None::<Calm>;
+    loop {
+        ticks.tick().await;
+        if begun.elapsed() >= pace.catch_up && !calm.is_some_and(|calm| calm.holds(world)) {
+            calm = expire(world, hub, pace.grace).await.unwrap_or_else(|fault| {
+                tracing::debug!("look at deadlines: {fault}");
+                None
+            });
+        }
+        if looked.elapsed() < pace.round {
+            continue;
+        }
+        looked = Instant::now();
+        let part = store::look(hub).await;
+        if hub.is_connected() {
+            world.report(Which::Bus, part);
+        }
+        match round(world, hub, pace.young, &thoughts).await {
+            Ok(new) => thoughts = new,
+            Err(fault) => tracing::debug!("look at open tasks: {fault}"),
+        }
+    }
+}
+
+/// There is nothing to end before this time, as long as nothing is written.
+#[derive(Clone, Copy)]
+struct Calm {
+    until: Timestamp,
+    writes: u64,
+}
+
+impl Calm {
+    fn holds(self, world: &World) -> bool {
+        world.ledger.writes() == self.writes && Timestamp::now() < self.until
+    }
+}
+
+/// Ends what nobody began before its deadline, also when its agent is stopped. Gives how long there
+/// is nothing to do for sure.
+async fn expire(world: &World, hub: &Hub, grace: SignedDuration) -> Result<Option<Calm>, Fault> {
+    let Ok(before) = Timestamp::now().checked_sub(grace) else { return Ok(None) };
+    let writes = world.ledger.writes();
+    let look = move |reader: &Reader| Ok((reader.overdue(before)?, reader.next_deadline()?));
+    let (overdue, next) = world.ledger.read(look).await?;
+    for record in overdue.into_iter().filter(|record| record.state == State::Queued) {
+        end(world, hub, &record, State::Expired, "its deadline passed before it was begun").await?;
+    }
+    let until = next.map_or(Ok(Timestamp::MAX), |next| next.checked_add(grace));
+    Ok(until.ok().map(|until| Calm { until, writes }))
+}
+
+/// Decides how a task ends, and sees to it. `false` when it had ended before.
+async fn end(
+    world: &World,
+    hub: &Hub,
+    record: &Record,
+    state: State,
+    why: &str,
+) -> Result<bool, Fault> {
+    if !world.ledger.end(&record.task, &record.slot, state, why).await? {
+        return Ok(false);
+    }
+    let task = &record.task;
+    tracing::info!("task {task} ({}) is {state}: {why}", record.slot);
+    let status = match state {
+        State::Expired => Status::Expired,
+        State::Cancelled => Status::Cancelled,
+        State::Done | State::Failed | State::Queued | State::Running => Status::Failed,
+    };
+    hub.announce(task, &TaskResult::decided(task, &record.slot, status, why)).await?;
+    if record.slot == Slot::Any {
+        world.order(Order::Drop(task.clone()));
+    }
+    if let Some(agent) = &record.agent {
+        hub.cancel(agent, task).await?;
+    }
+    // Whoever is being handed it in this moment hears that it has ended, or its result is refused.
+    for place in [&record.given, &record.place].into_iter().flatten() {
+        if let Err(error) = hub.remove(&place.stream, place.sequence, task).await {
+            tracing::warn!("{error}");
+        }
+    }
+    Ok(true)
+}
+
+/// Cancels a task wherever it is.
+///
+/// # Errors
+/// When the history or the bus does not answer.
+pub async fn cancel(world: &World, hub: &Hub, task: &TaskId, by: &str) -> Result<Cancelled, Fault> {
+    let wanted = task.clone();
+    let records = world.ledger.read(move |reader| reader.show(&wanted)).await?;
+    let refused = |why: &str| Some(why.to_owned());
+    let mut answer = Cancelled { task: task.clone(), was: Vec::new(), refused: None };
+    if records.is_empty() {
+        answer.refused = refused("no task of this id is known; see flockctl task list");
+        return Ok(answer);
+    }
+    for record in &records {
+        let why = format!("cancelled by {by}");
+        if !record.state.is_final() && end(world, hub, record, State::Cancelled, &why).await? {
+            answer.was.push(match (&record.agent, record.state) {
+                (Some(agent), State::Running) => agent.to_string(),
+                _ => "queued".to_owned(),
+            });
+        }
+    }
+    if answer.was.is_empty() {
+        let states: Vec<_> = records.iter().map(|record| record.state.word()).collect();
+        answer.refused = Some(format!("it is {} already", states.join(", ")));
+    }
+    Ok(answer)
+}
+
+/// Looks at every task that has been open for a while.
+async fn round(
+    world: &World,
+    hub: &Hub,
+    young: SignedDuration,
+    before: &Thoughts,
+) -> Result<Thoughts, Fault> {
+    let now = Timestamp::now();
+    let Ok(old) = now.checked_sub(young) else { return Ok(Thoughts::new()) };
+    let mut judged = judge(world, hub, old, now).await?;
+    let all = before.values().chain(judged.iter().map(|(_, decision)| decision));
+    if all.into_iter().any(|decision| *decision == Decision::Lost) {
+        // What is stored again takes the consumer past the others of its stream, and they look
+        // delivered then: the young ones are looked at before, and not forgotten until they are old.
+        judged = judge(world, hub, now, now).await?;
+    }
+    let mut thoughts = Thoughts::new();
+    for (record, decision) in judged {
+        let key = (record.task.clone(), record.slot.clone());
+        let thought = before.get(&key);
+        let decision = match (thought, decision) {
+            (Some(Decision::Lost), Decision::Fail(_)) => Decision::Lost,
+            (Some(thought), Decision::Unknown) => {
+                thoughts.insert(key, thought.clone());
+                continue;
+            }
+            (_, decision) => decision,
+        };
+        let certain = thought == Some(&decision) && record.queued < old;
+        match &decision {
+            Decision::Wait | Decision::Unknown => {}
+            Decision::Begun => begun(world, &record, now).await?,
+            Decision::Lost if certain => restore(hub, &record).await?,
+            Decision::Fail(why) if certain => fail(world, hub, &record, why).await?,
+            Decision::Lost | Decision::Fail(_) => {
+                thoughts.insert(key, decision);
+            }
+        }
+    }
+    Ok(thoughts)
+}
+
+/// What is thought of each task that was queued before `until` and is open.
+async fn judge(
+    world: &World,
+    hub: &Hub,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<(Record, Decision)>, Fault> {
+    let open = world.ledger.read(move |reader| reader.open_tasks(until, MOST)).await?;
+    let mut seen = BTreeMap::new();
+    let mut judged = Vec::new();
+    for record in open {
+        let decision = look(world, hub, &record, now, &mut seen).await.unwrap_or_else(|error| {
+            tracing::debug!("{error}");
+            Decision::Unknown
+        });
+        judged.push((record, decision));
+    }
+    Ok(judged)
+}
+
+/// Where a task has to be looked for: with the agent that has it, else in the shared queue.
+fn whereabouts(record: &Record) -> Option<(&Place, Option<&AgentId>)> {
+    match (&record.slot, &record.given, &record.agent) {
+        (Slot::Agent(agent), ..) => Some((record.place.as_ref()?, Some(agent))),
+        (Slot::Any, Some(given), Some(agent)) => Some((given, Some(agent))),
+        (Slot::Any, ..) => Some((record.place.as_ref()?, None)),
+    }
+}
+
+async fn look(
+    world: &World,
+    hub: &Hub,
+    record: &Record,
+    now: Timestamp,
+    seen: &mut BTreeMap<String, Seen>,
+) -> Result<Decision, hub::Error> {
+    let Some((place, agent)) = whereabouts(record) else { return Ok(Decision::Wait) };
+    let config = world.config();
+    let settings = agent.and_then(|id| config.agents.get(id));
+    let (delivery, limit) = match (agent, settings) {
+        (None, _) => (Delivery::Pull, Duration::MAX),
+        (Some(_), Some(agent)) => (way(agent.mode), agent.task.timeout),
+        (Some(id), None) => {
+            return Ok(Decision::Fail(format!("the agent {id} is not configured any more")));
+        }
+    };
+    let consumers = match agent {
+        None => vec![subject::lane_consumer(record.sender)],
+        Some(_) => match delivery {
+            Delivery::Pull => vec![subject::PULL_CONSUMER.to_owned()],
+            Delivery::Push => Kind::EACH.iter().map(|kind| kind.push_consumer()).collect(),
+        },
+    };
+    // What lies there is asked first: what leaves in between is settled by then.
+    let stored = hub.stored_at(&place.stream, place.sequence, &record.task).await?;
+    let part = match seen.get(&place.stream) {
+        Some(part) if agent.is_some() => part.clone(),
+        _ => {
+            let part = hub.see(&place.stream, &consumers).await?;
+            seen.insert(place.stream.clone(), part.clone());
+            part
+        }
+    };
+    Ok(decide(&Case {
+        now,
+        queued: record.queued,
+        begun: record.started,
+        deadline: record.deadline,
+        place: place.sequence,
+        stored,
+        seen: &part,
+        delivery,
+        limit,
+    }))
+}
+
+fn way(mode: Mode) -> Delivery {
+    match mode {
+        Mode::Service => Delivery::Push,
+        _ => Delivery::Pull,
+    }
+}
+
+/// The server has delivered it to a client that says nothing of beginnings.
+async fn begun(world: &World, record: &Record, at: Timestamp) -> Result<(), Fault> {
+    let Some(agent) = record.agent.clone() else { return Ok(()) };
+    let command = crate::daemon::history::command(&world.config(), &agent);
+    let attempt = Some(record.attempt);
+    let fact = Fact::Started { task: record.task.clone(), agent, attempt, command, at };
+    world.ledger.apply(vec![fact], Patience::Over).await?;
+    Ok(())
+}
+
+/// Another agent may do better with a task of the shared queue; one for an agent has failed.
+async fn fail(world: &World, hub: &Hub, record: &Record, why: &str) -> Result<(), Fault> {
+    tracing::warn!("task {} ({}): {why}", record.task, record.slot);
+    match (&record.slot, &record.agent) {
+        (Slot::Any, Some(agent)) => {
+            world.order(Order::Again(record.task.clone(), format!("{agent}: {why}")));
+        }
+        _ => {
+            end(world, hub, record, State::Failed, why).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Stores a task again that the bus has lost, under its own id.
+async fn restore(hub: &Hub, record: &Record) -> Result<(), Fault> {
+    tracing::warn!(
+        "task {} ({}) was lost by the bus and is stored again",
+        record.task,
+        record.slot
+    );
+    let task = Task {
+        id: record.task.clone(),
+        to: record.to.clone(),
+        text: record.text.clone(),
+        created: record.created,
+        deadline: record.deadline,
+        // Another attempt is another message: the bus would take it for the one it had.
+        attempt: record.attempt + 1,
+        sender: record.sender,
+        key: record.key.clone(),
+        retry_of: record.retry_of.clone(),
+        environment: record.environment.clone(),
+    };
+    match &record.slot {
+        Slot::Any => hub.queue(&task).await?,
+        Slot::Agent(id) => {
+            let kind = if record.to == Address::All { Kind::All } else { Kind::Own };
+            hub.send_to(&task, id, kind).await?
+        }
+    };
+    Ok(())
+}

@@ -9,8 +9,11 @@ use nix::unistd::Group;
 use crate::audit::What;
 use crate::cli::{Failure, apply, audit, out};
 use crate::config::{self, edit};
+use crate::fail::{self, Point};
 use crate::host::units::{Systemd, UnitError};
+use crate::host::users::Ledger;
 use crate::names::{AgentId, CONFIG_FILE, OPERATOR_GROUP, shared_dir};
+use crate::steps::lock::Lock;
 use crate::text::printable;
 
 /// Adds and removes agents.
@@ -72,21 +75,47 @@ fn add(add: &Add, main: &Path) -> Result<(), Failure> {
     let path = edit::file_of(main, id);
     let text = text_of(add);
     let mut files = config::read(main).map_err(Failure::config)?;
-    if files.iter().any(|(there, _)| *there == path) {
-        return Err(Failure::failed(edit::EditError::Exists(path)));
+    if let Some((_, there)) = files.iter().find(|(there, _)| *there == path) {
+        return resume_add(main, id, path, *there == text);
     }
     files.push((path.clone(), text.clone()));
     config::parse_here(&files)
         .map_err(|faults| Failure::config(format!("agent {id} is not added: {faults}")))?;
     let readers = readers(main)?;
+    let lock = lock(main)?;
+    edit::sweep(&path).map_err(Failure::failed)?;
     note(main, What::AgentAdd, id, &path);
+    fail::at(Point::AddNoted);
     edit::create(&path, &text, readers).map_err(Failure::failed)?;
+    drop(lock);
     out::line(&format!("wrote {}", path.display()))?;
     if applied(main)? {
         out::line(&format!("next: flockctl start {id}"))
     } else {
         out::line(&format!("next: flockctl apply && flockctl start {id}"))
     }
+}
+
+/// The file is there. If it is the one that was asked for, an add before may have been broken off:
+/// then what it left undone is done. Else nothing is.
+fn resume_add(main: &Path, id: &AgentId, path: PathBuf, same: bool) -> Result<(), Failure> {
+    let taken = || Failure::failed(edit::EditError::Exists(path));
+    if !same || !is_live(main) {
+        return Err(taken());
+    }
+    let config = config::load(main).map_err(Failure::config)?;
+    let done = apply::make(&config)?;
+    if done.changes.is_empty() {
+        return Err(taken());
+    }
+    apply::tell(&config, &done)?;
+    out::line(&format!("{id} was there already, added halfway; next: flockctl start {id}"))
+}
+
+/// One at a time changes the files of the installed configuration.
+fn lock(main: &Path) -> Result<Option<Lock>, Failure> {
+    let installed = main == Path::new(CONFIG_FILE);
+    installed.then(Lock::config).transpose().map_err(Failure::failed)
 }
 
 /// A configuration in another place is nobody's but its owner's.
@@ -98,11 +127,16 @@ fn note(main: &Path, what: What, id: &AgentId, path: &Path) {
 
 /// A configuration in another place is only edited; one that is installed is made true as well.
 fn applied(main: &Path) -> Result<bool, Failure> {
-    let here = main == Path::new(CONFIG_FILE) && booted_with_systemd();
+    let here = is_live(main);
     if here {
         apply::run(main)?;
     }
     Ok(here)
+}
+
+/// Whether this configuration is the one that this machine is made after.
+fn is_live(main: &Path) -> bool {
+    main == Path::new(CONFIG_FILE) && booted_with_systemd()
 }
 
 /// A host that was not booted with systemd runs no agents.
@@ -163,11 +197,46 @@ const TEMPLATE: &str = "\
 fn remove(remove: &Remove, main: &Path) -> Result<(), Failure> {
     let id = &remove.id;
     let files = config::read(main).map_err(Failure::config)?;
-    let path = own_file(&files, id)?;
+    let path = match own_file(&files, id) {
+        Err(unknown) if !config::places(&files).contains_key(id) => {
+            return resume_remove(main, id, unknown);
+        }
+        found => found?,
+    };
     note(main, What::AgentRemove, id, &path);
+    fail::at(Point::RemoveNoted);
     leave_systemd(id, remove.stop)?;
+    let lock = lock(main)?;
+    edit::sweep(&path).map_err(Failure::failed)?;
     edit::remove(&path).map_err(Failure::failed)?;
+    drop(lock);
     out::line(&format!("removed {}", path.display()))?;
+    stays(id)?;
+    if !applied(main)? {
+        out::line("next: flockctl apply takes its bus identity away")?;
+    }
+    Ok(())
+}
+
+/// The agent is in no file. If it was one of this host's, a removal before may have been broken off:
+/// then what it left undone is done. Else nothing is.
+fn resume_remove(main: &Path, id: &AgentId, unknown: Failure) -> Result<(), Failure> {
+    let known = is_live(main) && Ledger::load().is_ok_and(|all| all.uids().contains_key(id));
+    if !known {
+        return Err(unknown);
+    }
+    let config = config::load(main).map_err(Failure::config)?;
+    let done = apply::make(&config)?;
+    if done.changes.is_empty() {
+        return Err(unknown);
+    }
+    apply::tell(&config, &done)?;
+    out::line(&format!("{id} was removed already, halfway; now it is wholly"))?;
+    stays(id)
+}
+
+/// What is left of a removed agent, and how it goes.
+fn stays(id: &AgentId) -> Result<(), Failure> {
     let data = shared_dir().join("agents").join(id.as_str());
     let log = shared_dir().join("logs").join(format!("{id}.log"));
     let stays = [
@@ -175,11 +244,7 @@ fn remove(remove: &Remove, main: &Path) -> Result<(), Failure> {
         format!("its log stays: rm {}", log.display()),
         format!("its user {} stays, so that nobody else is given its files", id.user_name()),
     ];
-    stays.iter().try_for_each(|line| out::line(line))?;
-    if !applied(main)? {
-        out::line("next: flockctl apply takes its bus identity away")?;
-    }
-    Ok(())
+    stays.iter().try_for_each(|line| out::line(line))
 }
 
 /// The file that defines this agent and no other.
@@ -223,7 +288,11 @@ fn leave_systemd(id: &AgentId, stop: bool) -> Result<(), Failure> {
             systemd.stop(&handle).await.map_err(fail)?;
             systemd.stop(&unit).await.map_err(fail)?;
         }
+        fail::at(Point::RemoveStopped);
         // Enabled, its handle would fail at every boot.
-        systemd.disable(&[handle]).await.map_err(fail)
+        systemd.disable(std::slice::from_ref(&handle)).await.map_err(fail)?;
+        // A handle that failed would be shown for as long as the host is up.
+        systemd.reset_failed(&handle).await.map_err(fail)?;
+        systemd.reset_failed(&unit).await.map_err(fail)
     })
 }

@@ -5,11 +5,13 @@ use std::path::Path;
 use clap::Args;
 
 use crate::bus;
-use crate::cli::{Failure, out};
+use crate::cli::{Failure, out, status};
 use crate::config::{self, Config};
 use crate::host::doctor::{self, Finding, Verdict};
 use crate::names::UidBlock;
+use crate::steps::drift::drift;
 use crate::steps::fence;
+use crate::text::printable;
 
 /// Look at this host: what flock needs of it, and what to do about what is not well.
 #[derive(Args)]
@@ -51,8 +53,12 @@ async fn examine(config: &Result<Config, config::Faults>, file: &Path) -> Vec<Fi
     };
     all.extend(doctor::examine(block, allow));
     if let Ok(config) = config {
+        all.push(doctor::quotas(config));
         all.push(fence(config).await);
         all.push(bus_server(config));
+        all.push(programs(file).await);
+        all.push(as_planned(config).await);
+        all.push(measured(config));
     }
     all
 }
@@ -96,6 +102,71 @@ fn bus_server(config: &Config) -> Finding {
             error.to_string(),
             "name another one as server under [bus] in the configuration",
         ),
+    }
+}
+
+/// Whether the boundary is measured without anybody asking.
+fn measured(config: &Config) -> Finding {
+    const SUBJECT: &str = "measured boundary";
+    let (before, every) = (config.verify.before_ready, config.verify.every);
+    let off: Vec<&str> = [
+        (!before).then_some("agents start without a measurement (before-ready = \"skip\")"),
+        every.is_none().then_some("flockd never measures (every = \"never\")"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    match off.is_empty() {
+        true => Finding::ok(SUBJECT, "before each start, after each apply, and on a timer"),
+        false => Finding::warn(
+            SUBJECT,
+            off.join("; "),
+            "take the keys out of [verify], or run flockctl verify",
+        ),
+    }
+}
+
+/// After an upgrade agents run on with the program that they were started with.
+async fn programs(file: &Path) -> Finding {
+    const SUBJECT: &str = "agents' program";
+    match status::collect(&[], file).await {
+        Ok(report) => {
+            let old: Vec<_> = report.agents.iter().filter(|agent| agent.outdated).collect();
+            let names: Vec<_> = old.iter().map(|agent| agent.agent.as_str()).collect();
+            match names.is_empty() {
+                true => Finding::ok(SUBJECT, "no agent runs one that was replaced"),
+                false => Finding::warn(
+                    SUBJECT,
+                    format!("{} run the flock-agent of before an upgrade", names.join(", ")),
+                    format!("when they are idle: flockctl restart {}", names.join(" ")),
+                ),
+            }
+        }
+        Err(error) => Finding::warn(SUBJECT, error.message, "systemctl status flockd"),
+    }
+}
+
+/// What somebody changed by hand, apart from the egress table, which has a line of its own.
+async fn as_planned(config: &Config) -> Finding {
+    const SUBJECT: &str = "plans";
+    const REMEDY: &str =
+        "flockctl plan --diff names all of it, flockctl apply mends what is flock's";
+    if !out::is_root() {
+        return Finding::needs_root(SUBJECT);
+    }
+    let found = match drift(config).await {
+        Ok(found) => found,
+        Err(error) => return Finding::warn(SUBJECT, format!("not compared: {error}"), REMEDY),
+    };
+    let found: Vec<_> = found.iter().filter(|difference| difference.part != "egress").collect();
+    match found.first() {
+        None => Finding::ok(SUBJECT, "users, files, bus and units are as planned"),
+        Some(first) => {
+            let (more, what) = (found.len() - 1, printable(&first.what));
+            let more =
+                if more > 0 { format!(", and {more} more differences") } else { String::new() };
+            Finding::warn(SUBJECT, format!("{}: {what}{more}", first.part), REMEDY)
+        }
     }
 }
 

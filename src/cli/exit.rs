@@ -1,9 +1,11 @@
 //! Documented exit codes, and the error that carries one.
 
 use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::cli::out;
+use crate::names::AgentId;
 
 /// Why a command ended, and its exit code.
 #[derive(Debug)]
@@ -25,6 +27,11 @@ impl Failure {
         Self { code: 2, message: cause.to_string() }
     }
 
+    /// 3: the machine differs from the plan.
+    pub fn differs(cause: impl Display) -> Self {
+        Self { code: 3, message: cause.to_string() }
+    }
+
     /// 78, `CONFIG` for systemd: the configuration is not valid; the message cites every fault.
     pub fn config(cause: impl Display) -> Self {
         Self { code: 78, message: cause.to_string() }
@@ -41,13 +48,18 @@ impl Failure {
         Self { code: 0, message: String::new() }
     }
 
-    /// Prints the message to standard error and gives the exit code.
+    /// Prints the message to standard error and gives the exit code; `handle` is the agent whose
+    /// handle runs this.
     #[must_use]
-    pub fn report(&self) -> ExitCode {
-        let level = out::level(std::io::stderr(), 3);
+    pub fn report(&self, handle: Option<&AgentId>) -> ExitCode {
         let mut head = "flockctl: ";
         for line in self.message.lines() {
-            eprintln!("{level}{head}{line}");
+            let text = format!("{head}{line}");
+            // Where nobody hears it, the exit status still says it.
+            let _ = match handle {
+                Some(id) => out::of_handle(id, io::stderr(), 3, &text),
+                None => writeln!(io::stderr(), "{}{text}", out::level(io::stderr(), 3)),
+            };
             head = "";
         }
         ExitCode::from(self.code)

@@ -115,6 +115,16 @@ fn check_known(
     }
 }
 
+/// A stop that breaks off a start leaves the handle as failed by that signal, which was the stop's.
+async fn stop(systemd: &Systemd, handle: &str) -> Result<(), UnitError> {
+    systemd.stop(handle).await?;
+    let facts = systemd.facts(handle).await?;
+    match (facts.text("ActiveState").as_str(), facts.text("Result").as_str()) {
+        ("failed", "signal") => systemd.reset_failed(handle).await,
+        _ => Ok(()),
+    }
+}
+
 /// Acts on each handle; the errors by agent.
 async fn each(
     systemd: &Systemd,
@@ -126,7 +136,7 @@ async fn each(
         .map(|id| async move {
             let handle = id.handle_unit();
             let result = match act {
-                Act::Stop => systemd.stop(&handle).await,
+                Act::Stop => stop(systemd, &handle).await,
                 Act::Restart => systemd.restart(&handle).await,
                 // A handle that is up without its agent would make a start do nothing.
                 Act::Start if is_hollow(units.get(id)) => systemd.restart(&handle).await,

@@ -2,10 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nix::unistd::Pid;
 
-use crate::names::{AgentId, CONFIG_FILE};
+use crate::bus;
+#[cfg(feature = "fail-points")]
+use crate::fail::Point;
+use crate::names::{AgentId, CONFIG_FILE, bus_dir};
+
+/// How long the bus may take to listen: less than systemd gives a start, so that the cause is said.
+const BUS_START: Duration = Duration::from_secs(60);
 
 /// `flockctl agent add` and `remove`: one agent's file in `agents.d`.
 pub mod agent;
@@ -15,12 +23,16 @@ pub mod apply;
 pub mod asks;
 /// `flockctl audit`: who did what.
 pub mod audit;
+/// `flockctl broadcast` and `channel`: what the operator says, and hears on channels.
+pub mod channel;
 /// `flockctl check`: the daemon's own loader.
 mod check;
 /// `flockctl completions`: the completion script of one shell.
 mod completions;
 /// `flockctl doctor`: what flock needs of this host.
 pub mod doctor;
+/// `flockctl events`: what agents tell of themselves.
+pub mod events;
 /// Documented exit codes, and the error that carries one.
 pub mod exit;
 /// `flockctl explain`: what one agent can and cannot reach.
@@ -43,8 +55,12 @@ pub mod past;
 pub mod plan;
 /// `flockctl status`: what the agents are doing.
 pub mod status;
+/// What `events`, `broadcast` and `channel` share.
+mod talk;
 /// `flockctl task …`: gives agents something to do, and shows what came of it.
 pub mod task;
+/// `flockctl verify`: the boundary measured.
+mod verify;
 /// Points in time as people write them.
 mod when;
 
@@ -89,6 +105,13 @@ pub enum Verb {
     Approve(asks::Approve),
     /// Refuse a call of a tool that waits for an operator.
     Deny(asks::Deny),
+    /// Show what agents tell of themselves.
+    Events(events::Events),
+    /// Say something to every agent that listens now.
+    Broadcast(channel::Broadcast),
+    /// Hear and speak on the channels of agents.
+    #[command(subcommand)]
+    Channel(channel::Channel),
     /// Show the tasks that have ended: when, how, and what they used up.
     History(history::History),
     /// Check the configuration with the daemon's own loader.
@@ -105,6 +128,8 @@ pub enum Verb {
         #[arg(value_name = "AGENT")]
         agent: AgentId,
     },
+    /// Measure the boundary of agents against each other and against the host.
+    Verify(verify::Verify),
     /// Add and remove agents.
     #[command(subcommand)]
     Agent(agent::Agent),
@@ -116,6 +141,9 @@ pub enum Verb {
         /// Which agents.
         #[command(flatten)]
         agents: Agents,
+        /// Show how the machine differs from the plans instead; exit status 3 when it does.
+        #[arg(long)]
+        diff: bool,
         /// One JSON array for programs.
         #[arg(long)]
         json: bool,
@@ -133,13 +161,26 @@ pub enum Verb {
     Halt {
         /// The agent.
         agent: AgentId,
+        /// Only if launch or halt was broken off before: systemd says so in $SERVICE_RESULT.
+        #[arg(long)]
+        broken_off: bool,
     },
+    /// List the fail points.
+    #[cfg(feature = "fail-points")]
+    #[command(hide = true)]
+    FailPoints,
     /// Let the audit log be removed; the package's removal runs this.
     #[command(hide = true)]
     AuditRelease,
+    /// Take the quotas of all agents' users away; the package's removal runs this.
+    #[command(hide = true)]
+    QuotaRelease,
     /// Load the egress table; flock-net.service runs this.
     #[command(hide = true)]
     NetLoad,
+    /// Wait until the bus listens; flock-bus.service runs this.
+    #[command(hide = true)]
+    BusReady,
     /// Write flockctl's manual pages into a directory.
     #[command(hide = true)]
     Man {
@@ -169,7 +210,17 @@ pub fn main() -> ExitCode {
     let result = run(&cli);
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(cli.verb.handle()),
+    }
+}
+
+impl Verb {
+    /// The agent whose handle's unit runs this verb.
+    fn handle(&self) -> Option<&AgentId> {
+        match self {
+            Verb::Launch { agent } | Verb::Halt { agent, .. } => Some(agent),
+            _ => None,
+        }
     }
 }
 
@@ -178,6 +229,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Check { file } => check::run(file.as_ref().unwrap_or(&cli.config)),
         Verb::Doctor(arguments) => doctor::run(arguments, &cli.config),
         Verb::Explain { agent } => explain::run(agent, &cli.config),
+        Verb::Verify(arguments) => verify::run(arguments, &cli.config),
         Verb::Agent(verb) => agent::run(verb, &cli.config),
         Verb::Audit(verb) => audit::run(verb),
         Verb::Up => lifecycle::up(),
@@ -191,14 +243,28 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Verb::Asks(args) => asks::list(args),
         Verb::Approve(args) => asks::approve(args),
         Verb::Deny(args) => asks::deny(args),
+        Verb::Events(args) => events::run(args),
+        Verb::Broadcast(args) => channel::broadcast(args),
+        Verb::Channel(verb) => channel::run(verb),
         Verb::History(args) => history::run(args),
-        Verb::Plan { agents, json } => plan::run(&agents.agents, *json, &cli.config),
+        Verb::Plan { agents, diff: false, json } => plan::run(&agents.agents, *json, &cli.config),
+        Verb::Plan { agents, diff: true, json } => plan::diff(&agents.agents, *json, &cli.config),
         Verb::Apply => apply::run(&cli.config),
         Verb::Launch { agent } => launch::launch(agent, &cli.config),
-        Verb::Halt { agent } => launch::halt(agent),
+        Verb::Halt { agent, broken_off } => launch::halt(agent, *broken_off),
+        #[cfg(feature = "fail-points")]
+        Verb::FailPoints => Point::ALL.iter().try_for_each(|point| out::line(point.name())),
         Verb::AuditRelease => audit::release(),
+        Verb::QuotaRelease => apply::quota_release(),
         Verb::NetLoad => apply::net_load(&cli.config),
+        Verb::BusReady => bus_ready(),
         Verb::Man { dir } => man::run(dir),
         Verb::Completions { shell } => completions::run(*shell),
     }
+}
+
+/// For `ExecStartPost=`, which is told the process in $MAINPID.
+fn bus_ready() -> Result<(), Failure> {
+    let number = std::env::var("MAINPID").ok().and_then(|text| text.parse().ok());
+    bus::ready::wait(&bus_dir(), number.map(Pid::from_raw), BUS_START).map_err(Failure::failed)
 }

@@ -7,6 +7,8 @@ use crate::config::{self, Config};
 use crate::host::users::Ledger;
 use crate::names::{AgentId, Level};
 use crate::plan::{Plan, plan, render};
+use crate::steps::drift::{Difference, drift};
+use crate::text::printable;
 
 /// Prints the plans of some agents, or of all.
 ///
@@ -26,6 +28,48 @@ pub fn run(agents: &[AgentId], json: bool, file: &Path) -> Result<(), Failure> {
     }
     for plan in &plans {
         out::bytes(render(plan).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Shows how the machine differs from the plans of some agents, or of all, and changes nothing.
+///
+/// # Errors
+/// Exit status 3 when it differs; else when it cannot be compared.
+pub fn diff(agents: &[AgentId], json: bool, file: &Path) -> Result<(), Failure> {
+    out::need_root("compare the machine with the plans")?;
+    let config = config::load(file).map_err(Failure::config)?;
+    for id in agents {
+        of(&config, id)?;
+    }
+    let mut found = out::wait(async { drift(&config).await.map_err(Failure::failed) })?;
+    // What is the host's is everybody's.
+    let named = |d: &Difference| d.agent.as_ref().is_none_or(|id| agents.contains(id));
+    found.retain(|d| agents.is_empty() || named(d));
+    if json {
+        out::line(&serde_json::to_string_pretty(&found).map_err(Failure::failed)?)?;
+    } else {
+        show(&found)?;
+    }
+    match found.len() {
+        0 if json => Ok(()),
+        0 => out::line("nothing differs: the machine is as planned"),
+        1 => Err(Failure::differs("1 difference: flockctl apply mends what is not the operator's")),
+        n => Err(Failure::differs(format!(
+            "{n} differences: flockctl apply mends what is not the operator's"
+        ))),
+    }
+}
+
+/// The lines of one agent stand together, under its name.
+fn show(found: &[Difference]) -> Result<(), Failure> {
+    let mut head = None;
+    for Difference { agent, part, what } in found {
+        if head != Some(agent) {
+            out::line(agent.as_ref().map_or("this host", AgentId::as_str))?;
+            head = Some(agent);
+        }
+        out::line(&format!("  {part}: {}", printable(what)))?;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! `flockctl status`: what the agents are doing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,10 +10,13 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::cli::{Failure, logs, out};
-use crate::config;
+use crate::config::{self, Config};
 use crate::control::{Client, ClientError, Request, Response};
+use crate::host::quota;
 use crate::host::units::Systemd;
-use crate::names::AgentId;
+use crate::host::users::Ledger;
+use crate::names::{AgentId, LIB_DIR};
+use crate::plan::{self, Plan};
 use crate::status::health::View;
 use crate::status::report::{Report, Sources, report};
 use crate::status::{Records, State, detail, systemd, table};
@@ -61,7 +65,7 @@ pub fn run(args: &Status, file: &Path) -> Result<(), Failure> {
 }
 
 /// Reads everything. What cannot be read is said in the report, except PID 1.
-async fn collect(agents: &[AgentId], file: &Path) -> Result<Report, Failure> {
+pub(super) async fn collect(agents: &[AgentId], file: &Path) -> Result<Report, Failure> {
     let (config, unread) = match config::load(file) {
         Ok(config) => (Some(config), None),
         Err(faults) => (None, Some(first_line(&faults.to_string()))),
@@ -81,6 +85,8 @@ async fn collect(agents: &[AgentId], file: &Path) -> Result<Report, Failure> {
         enabled: &enabled,
         view: view.as_ref().map_err(String::as_str),
         missing_controllers: &missing_controllers(),
+        unheld: &config.as_ref().map(unheld).unwrap_or_default(),
+        program_since: program_since(),
         now: Timestamp::now(),
     }))
 }
@@ -134,6 +140,22 @@ fn missing_controllers() -> Vec<&'static str> {
     let found = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     let found: Vec<&str> = found.split_whitespace().collect();
     ["cpu", "io", "memory", "pids"].into_iter().filter(|name| !found.contains(name)).collect()
+}
+
+/// The agents with a limit on disk that a file system does not hold. Without the ledger of user ids
+/// there is no plan to ask about.
+fn unheld(config: &Config) -> BTreeMap<AgentId, String> {
+    let Ok(ledger) = Ledger::load() else { return BTreeMap::new() };
+    let plans = config.agents.keys().filter_map(|id| plan::plan(config, ledger.uids(), id));
+    let held = |plan: Plan| Some((quota::enforced(&plan).err()?.to_string(), plan.agent));
+    plans.filter_map(held).map(|(why, id)| (id, why)).collect()
+}
+
+/// When dpkg put the installed `flock-agent` in its place. Not its time of change, which is the
+/// build's.
+fn program_since() -> Option<Timestamp> {
+    let file = fs::metadata(Path::new(LIB_DIR).join("flock-agent")).ok()?;
+    Timestamp::new(file.ctime(), i32::try_from(file.ctime_nsec()).ok()?).ok()
 }
 
 /// Whether all is as it should be.

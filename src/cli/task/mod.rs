@@ -8,6 +8,8 @@ use crate::cli::Failure;
 
 /// `flockctl task list`: what the tasks are doing.
 pub mod list;
+/// `flockctl task cancel`, `retry` and `dead`.
+pub mod manage;
 /// What a terminal shows while one waits.
 mod progress;
 /// A result for people and for programs.
@@ -28,6 +30,12 @@ pub enum Task {
     List(list::List),
     /// Show everything about one task.
     Show(show::Show),
+    /// End tasks, or see that they do not begin.
+    Cancel(manage::Cancel),
+    /// Have an ended task done once more.
+    Retry(manage::Retry),
+    /// Show the tasks of the shared queue that were given up.
+    Dead(manage::Dead),
 }
 
 /// Runs the verb.
@@ -39,5 +47,8 @@ pub fn run(task: &Task, file: &Path) -> Result<(), Failure> {
         Task::Send(args) => send::run(args, file),
         Task::List(args) => list::run(args),
         Task::Show(args) => show::run(args),
+        Task::Cancel(args) => manage::cancel(args),
+        Task::Retry(args) => manage::retry(args),
+        Task::Dead(args) => manage::dead(args),
     }
 }

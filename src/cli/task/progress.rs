@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::names::AgentId;
 use crate::text::span;
 
 /// A line on a terminal's standard error while one waits.
@@ -12,12 +13,27 @@ pub(super) struct Progress {
     begun: Instant,
     all: usize,
     done: usize,
+    /// Agents that say they have begun.
+    at_work: Vec<AgentId>,
     shown: bool,
 }
 
 impl Progress {
     pub(super) fn new(all: usize) -> Self {
-        Self { begun: Instant::now(), all, done: 0, shown: io::stderr().is_terminal() }
+        Self {
+            begun: Instant::now(),
+            all,
+            done: 0,
+            at_work: Vec::new(),
+            shown: io::stderr().is_terminal(),
+        }
+    }
+
+    /// An agent has begun.
+    pub(super) fn begun(&mut self, agent: &AgentId) {
+        if !self.at_work.contains(agent) {
+            self.at_work.push(agent.clone());
+        }
     }
 
     /// A result has come.
@@ -32,7 +48,7 @@ impl Progress {
         loop {
             tokio::select! {
                 value = &mut work => {
-                    self.write(&" ".repeat(60), "\r");
+                    self.write(&" ".repeat(79), "\r");
                     return value;
                 }
                 _ = tick.tick() => self.write(&self.line(), ""),
@@ -42,7 +58,12 @@ impl Progress {
 
     fn line(&self) -> String {
         let age = span(self.begun.elapsed().as_secs());
-        format!("{} of {} results, waiting {age} …", self.done, self.all)
+        let state = match self.at_work.as_slice() {
+            [] => "queued".to_owned(),
+            [agent] => format!("{agent} has begun"),
+            several => format!("{} agents have begun", several.len()),
+        };
+        format!("{} of {} results, waiting {age}: {state} …", self.done, self.all)
     }
 
     /// Blanks and a carriage return need no terminal capability.

@@ -52,6 +52,10 @@ def fails(*argv, **options):
     return ran.out + ran.err
 
 
+class TooLate(AssertionError):
+    """What was waited for did not come in time: a machine that is too busy, perhaps."""
+
+
 def wait(what, condition, seconds=20):
     """Waits until condition() is true and gives its value."""
     end = time.monotonic() + seconds
@@ -59,7 +63,8 @@ def wait(what, condition, seconds=20):
         value = condition()
         if value:
             return value
-        assert time.monotonic() < end, f"waited {seconds} s for: {what}"
+        if time.monotonic() > end:
+            raise TooLate(f"waited {seconds} s for: {what}")
         time.sleep(0.1)
 
 
@@ -112,8 +117,17 @@ def agents(toml):
             run("systemctl", "reset-failed", f"flock@{id}", unit(id))
         file.unlink()
         run("flockctl", "apply")
+        # flockd reads the files when it was told, a moment later: the next test's are not read between.
+        end = time.monotonic() + 20
+        while ids and is_known_to_flockd(ids[0]) and time.monotonic() < end:
+            time.sleep(0.1)
         for id in ids:
             run("rm", "-rf", str(SHARED / "agents" / id))
+
+
+def is_known_to_flockd(agent):
+    """Whether flockd has read the files that name this agent, and brought the machine there."""
+    return run("flockctl", "events", agent).status == 0
 
 
 def inside(agent, script, timeout=60):
@@ -136,10 +150,11 @@ def clean():
 
 def assert_nothing_left(agent):
     """What a stopped agent may not leave behind."""
-    loaded = ok("systemctl", "list-units", "--all", "--plain", "--no-legend", f"flock-agent@{agent}*")
-    assert not loaded.strip(), loaded
+    # A measurement that had begun may take a moment longer; it stops the slice when its own unit is gone.
+    wait("no unit of it", lambda: not ok(
+        "systemctl", "list-units", "--all", "--plain", "--no-legend", f"flock-agent@{agent}*").strip(), 30)
     slice = f"flock-agents-{agent.replace('-', chr(92) + 'x2d')}.slice"
-    assert show(slice, "ActiveState") == "inactive", slice
+    wait(f"{slice} to be stopped", lambda: show(slice, "ActiveState") == "inactive", 30)
     mounts = pathlib.Path("/proc/self/mounts").read_text()
     assert f"/{agent}" not in mounts, mounts
 
@@ -155,26 +170,40 @@ def count(label, test):
         sys.exit(1)
 
 
+# Even what comes too late is a failure here.
+PROTECTIONS = {"test_boundary", "test_egress", "test_verify", "test_measured", "test_limits", "test_quota"}
+
+
+def attempt(label, test):
+    """Runs a test from a clean machine and prints how it went; gives what it failed with, if it did."""
+    began = time.monotonic()
+    try:
+        clean()
+        test()
+        print(f"ok    {label}  {time.monotonic() - began:.1f}s", flush=True)
+        return None
+    except Exception as fault:
+        print(f"FAIL  {label}  {time.monotonic() - began:.1f}s", flush=True)
+        traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+        return fault
+
+
 def main(modules):
-    """Runs every test of the modules; prints a line each and the count."""
+    """Runs every test of the modules; prints a line each and the count. A test in which something only came too late is
+    run once more at the end, and called flaky if it passes then. What was wrong once stays wrong."""
     wanted = sys.argv[1:]
-    passed, failed = 0, []
-    for module in modules:
-        for name, test in list(vars(module).items()):
-            label = f"{module.__name__}.{name}"
-            if not name.startswith("test_") or (wanted and not any(w in label for w in wanted)):
-                continue
-            began = time.monotonic()
-            try:
-                clean()
-                test()
-                passed += 1
-                print(f"ok    {label}  {time.monotonic() - began:.1f}s", flush=True)
-            except Exception:
-                failed.append(label)
-                print(f"FAIL  {label}  {time.monotonic() - began:.1f}s", flush=True)
-                traceback.print_exc(file=sys.stdout)
+    tests = {f"{module.__name__}.{name}": test for module in modules for name, test in vars(module).items()
+             if name.startswith("test_")}
+    chosen = [label for label in tests if not wanted or any(word in label for word in wanted)]
+    faults = {label: attempt(label, tests[label]) for label in chosen}
+    failed = [label for label in chosen if faults[label]]
+    for label in list(failed):
+        late = isinstance(faults[label], TooLate) and label.split(".")[0] not in PROTECTIONS
+        if late and not attempt(label, tests[label]):
+            failed.remove(label)
+            print(f"flaky: {label}: passed at the second try")
     for label in failed:
         print(f"failed: {label}")
-    print(f"{passed} passed, {len(failed)} failed")
-    sys.exit(1 if failed or not passed else 0)
+    print(f"{len(chosen) - len(failed)} passed, {len(failed)} failed")
+    sys.exit(1 if failed or not chosen else 0)

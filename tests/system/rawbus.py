@@ -55,6 +55,13 @@ class RawBus:
                 self.say("PONG")
         return errors if line else errors + ["closed"]
 
+    def last_words(self):
+        """What the server says before it ends the connection. Nothing is sent: it would be reset."""
+        errors = []
+        while line := self.file.readline():
+            errors += [line.decode().strip()] if line.startswith(b"-ERR") else []
+        return errors
+
     def message(self, seconds=20):
         """The next message: (subject, reply, payload); None when none comes."""
         self.socket.settimeout(seconds)

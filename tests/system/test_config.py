@@ -55,7 +55,7 @@ def test_a_secret_that_everybody_can_read_is_refused():
     os.chmod(SECRETS / "open", 0o644)
     with agents(f'[agents.rich]\nsecret-files = {{ key = "{SECRETS}/open" }}\n'):
         fails("systemctl", "start", "flock@rich")
-        assert "every user" in journal("-u", "flock@rich"), journal("-u", "flock@rich")
+        wait("the reason in the journal", lambda: "every user" in journal("-u", "flock@rich"))
 
 
 def test_a_just_in_time_compiler_needs_to_be_named():
@@ -70,5 +70,6 @@ def test_a_just_in_time_compiler_needs_to_be_named():
 def test_a_missing_path_is_an_error_that_names_it():
     with agents('[agents.rich]\nread-only-paths = ["/srv/no-such-path"]\n'):
         fails("systemctl", "start", "flock@rich")
-        assert "/srv/no-such-path" in journal("-u", "flock@rich") + run("flockctl", "status", "rich").out
+        told = lambda: journal("-u", "flock@rich") + run("flockctl", "status", "rich").out
+        wait("its name", lambda: "/srv/no-such-path" in told())
         assert_nothing_left("rich")

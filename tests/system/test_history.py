@@ -54,7 +54,7 @@ def test_tasks_to_all_have_a_record_for_each_agent():
     start(*AGENTS)
     task = send("--all", "echo $AGENT_ID")
     found = wait("three ends", lambda: (r := [r for r in records() if r["task"] == task])
-                 and [x["state"] for x in r] == ["done"] * 3 and r)
+                 and [x["state"] for x in r] == ["done"] * 3 and r, 60)
     assert sorted(r["agent"] for r in found) == AGENTS, found
 
 
@@ -107,7 +107,7 @@ def test_a_database_that_is_gone_or_damaged_is_begun_anew():
         if harm == "damaged":
             aside = list(DATABASE.parent.glob("history.db.damaged-*"))
             assert len(aside) == 1 and aside[0].read_bytes() == b"x" * 10000, aside
-            assert "damaged" in journal("-u", "flockd", "-n", "200")
+            wait("flockd's word", lambda: "damaged" in journal("-u", "flockd", "-n", "200"))
             aside[0].unlink()
     assert DATABASE.stat().st_mode & 0o777 == 0o600, oct(DATABASE.stat().st_mode)
 
@@ -135,7 +135,8 @@ def test_a_results_lie_is_refused_and_harmless():
     start("agent-1", "agent-2")
     mine = send("--to", "agent-1", "sleep 5; echo honest")
     shown = lambda: json.loads(ok("flockctl", "task", "show", "--json", mine))
-    wait("it to run", lambda: shown()["state"] == "running", 30)
+    # flockd writes it down a moment after it was stored.
+    wait("it to run", lambda: [r for r in records() if r["task"] == mine and r["state"] == "running"], 30)
     lie = json.dumps({"task": mine, "output": "forged", "attempt": 1})
     # With the password of agent-2 and the wire protocol by hand: the worst that it could do.
     lines = pathlib.Path("/var/lib/flock/identity/agent-2.env").read_text().split()

@@ -52,7 +52,7 @@ def test_users_of_the_block_cannot_log_in():
 def test_apply_again_changes_nothing():
     watched = ["/etc/passwd", "/etc/group", "/var/lib/flock"]
     # What is written all the time: the bus's store, the agents' logs, the history; and that there was an apply.
-    lives = ["*/jetstream/*", "*/uids.json.lock", "*/logs/*", "*/log.state*", "*/history.db*", "*/audit*"]
+    lives = ["*/jetstream/*", "*/uids.json.lock", "*/logs/*", "*/log.state*", "*/history.db*", "*/audit*", "*/state/*"]
     look = lambda: ok("find", *watched, *(word for path in lives for word in ("-not", "-path", path)),
                       "-printf", "%p %i %C@ %T@\n")
     ok("flockctl", "apply")

@@ -29,7 +29,8 @@ def before_the_cut():
     send_all("agent-1")
     # The control, last: the same for another agent, without a flush for each message.
     with CONFIG.open("a") as config:
-        config.write('\n[bus]\nsync = "10m"\n')
+        config.write('\n[bus]\nsync = "10min"\n')
+    ok("sync", str(CONFIG))  # Or the cut takes the configuration away.
     ok("flockctl", "apply")
     ok("systemctl", "restart", "flock-bus")
     wait("the bus", lambda: run("flockctl", "task", "send", "--to", "agent-3", "true").status == 0, 60)
@@ -44,4 +45,4 @@ def after_the_cut():
     assert len(done("agent-1")) == COUNT, f"done twice: {sorted(done('agent-1'))}"
     lost = keys("agent-2") - set(done("agent-2"))
     assert lost, "nothing was lost without sync = \"always\": this was no power cut"
-    print(f"      of {COUNT} acknowledged tasks: with \"always\" all were done, with \"10m\" {len(lost)} were lost")
+    print(f"      of {COUNT} acknowledged tasks: with \"always\" all were done, with \"10min\" {len(lost)} were lost")

@@ -15,7 +15,7 @@ use flock::names::AgentId;
 
 /// It ends with the value.
 pub struct Bus {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     child: Child,
     settings: Settings,
     all: Identities,
@@ -56,7 +56,7 @@ impl Bus {
             .stderr(Stdio::null())
             .spawn()
             .expect("nats-server starts");
-        Self { _dir: dir, child, settings, all, agents }
+        Self { dir, child, settings, all, agents }
     }
 
     /// The operator's side.
@@ -68,6 +68,11 @@ impl Bus {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("the server does not answer");
+    }
+
+    /// Where flockd writes down what the bus holds, on the same disk.
+    pub fn history(&self) -> PathBuf {
+        self.dir.path().join("history.db")
     }
 
     /// The agents, as flock-agent takes tasks.

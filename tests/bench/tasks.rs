@@ -9,10 +9,13 @@ use flock::bus::hub::{Hub, Notice, Report};
 use flock::bus::message::{self, Address, Task, TaskResult};
 use flock::bus::queue;
 use flock::bus::subject::{self, Kind};
+use flock::config;
+use flock::daemon::history;
+use flock::daemon::world::World;
 use flock::names::AgentId;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::raw;
@@ -35,6 +38,7 @@ pub async fn round_trip(sync: &str, pairs: usize) -> Vec<Comparison> {
     hub.ensure(&bus.members()).await.expect("streams");
     let [first, second] = [bus.agents()[0].clone(), bus.agents()[1].clone()];
     let mut helpers = JoinSet::new();
+    write_down(&bus, &hub, &mut helpers);
     helpers.spawn(answer(bus.link(&first).await));
     for _ in 0..PARALLEL {
         helpers.spawn(raw::work_as(bus.raw(Some(&second)).await, second.clone()));
@@ -109,6 +113,18 @@ async fn finish(link: &Link, message: &Message) {
     let _ = link.verdict(message, Verdict::Done).await;
 }
 
+/// flockd's history, which takes part in every task: without it the bus keeps what is done.
+fn write_down(bus: &Bus, hub: &Hub, helpers: &mut JoinSet<()>) -> Arc<World> {
+    let config = config::parse(&[("flock.toml".into(), String::new())]).expect("a configuration");
+    let world = World::new("flock.toml".into(), config, bus.history());
+    let (writer, hub) = (Arc::clone(&world), hub.clone());
+    // At the end of a comparison the server goes first.
+    helpers.spawn(async move {
+        let _ = history::run(&writer, &hub).await;
+    });
+    world
+}
+
 /// Time for `count` tasks through the shared queue with `agents` agents, against as many raw
 /// workers on one work queue. Agents answer at once, so this is the price of the queue alone.
 pub async fn queue(sync: &str, agents: usize, count: usize, pairs: usize) -> Comparison {
@@ -121,10 +137,15 @@ pub async fn queue(sync: &str, agents: usize, count: usize, pairs: usize) -> Com
         link.heartbeat(Vec::new(), 2).await;
         helpers.spawn(answer(link));
     }
+    let world = write_down(&bus, &hub, &mut helpers);
     let (_go_on, stop) = watch::channel(false);
-    let (hub_of_queue, members) = (hub.clone(), bus.members());
+    let (order, orders) = mpsc::unbounded_channel();
+    *world.orders.lock().expect("no test has failed") = Some(order);
+    let book = Arc::new(world.ledger.clone());
+    let setup = queue::Setup { members: bus.members(), silence: queue::SILENCE, book, orders };
+    let hub_of_queue = hub.clone();
     helpers.spawn(async move {
-        queue::run(hub_of_queue, members, queue::SILENCE, stop).await.expect("the queue runs");
+        queue::run(hub_of_queue, setup, stop).await.expect("the queue runs");
     });
     beat(&bus, &mut helpers).await;
     let results = Mutex::new(hub.watch().await.expect("results"));

@@ -97,6 +97,25 @@ fn the_examples_are_valid_and_stand_in_the_readme_as_they_are() {
 }
 
 #[test]
+fn the_examples_without_a_library_are_short_and_their_configuration_is_valid() {
+    for example in ["plain.py", "plain.mjs", "plain.sh", "ask.py", "answer.py"] {
+        let text = read(&format!("docs/examples/{example}"));
+        assert!(text.lines().count() < 40, "{example} has {} lines", text.lines().count());
+        assert!(text.lines().all(|line| line.chars().count() <= 120), "{example}: a line is long");
+        let library = ["import nats", "\"nats\"", "nats-py", "natscli"];
+        assert!(library.iter().all(|word| !text.contains(word)), "{example} needs a library");
+    }
+    let config = parse(&[
+        ("flock.toml", read("packaging/flock.toml")),
+        ("agents.d/plain-agents.toml", read("docs/examples/plain-agents.toml")),
+    ]);
+    for (name, program) in [("python", "plain.py"), ("node", "plain.mjs"), ("shell", "plain.sh")] {
+        let agent = config.agents.iter().find(|(id, _)| id.as_str() == format!("plain-{name}"));
+        assert!(agent.is_some_and(|(_, agent)| agent.command[1].ends_with(program)), "{name}");
+    }
+}
+
+#[test]
 fn every_verb_has_a_page_and_completions() {
     let pages = tempfile::tempdir().unwrap();
     let flockctl = || Command::cargo_bin("flockctl").unwrap();

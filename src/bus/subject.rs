@@ -249,6 +249,12 @@ pub fn task_stream(id: &AgentId) -> String {
     format!("TASKS_{id}")
 }
 
+/// Whose stream of tasks this is.
+#[must_use]
+pub fn agent_of_task_stream(stream: &str) -> Option<AgentId> {
+    AgentId::parse(stream.strip_prefix("TASKS_")?).ok()
+}
+
 /// The stream with an agent's results; one per agent for the same reason, and so that a flood of
 /// results fills only the sender's own.
 #[must_use]

@@ -21,7 +21,7 @@ use crate::daemon::allowance::{Allowance, Verdict};
 use crate::daemon::asks;
 use crate::daemon::pulse::Loop;
 use crate::daemon::world::{Which, World};
-use crate::daemon::{history, life};
+use crate::daemon::{history, leavers, life};
 use crate::history::Fact;
 use crate::names::{AgentId, identity_dir};
 use crate::status::health::Part;
@@ -103,6 +103,7 @@ async fn attend(
                 return Err(NoBus::Closed);
             }
             () = life::run(world, &hub, life::Pace::default()) => {}
+            never = leavers::run(world, &hub) => match never {},
             end = &mut queue => return Err(NoBus::Queue(why(end))),
         }
         stop.send_replace(true);

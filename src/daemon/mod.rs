@@ -42,6 +42,8 @@ mod ends;
 mod forget;
 /// Writes down what the bus holds.
 pub mod history;
+/// Takes away what the bus keeps for agents that are no more.
+pub mod leavers;
 /// flockd's hand on the history.
 pub mod ledger;
 /// What flockd decides of tasks.

@@ -282,8 +282,28 @@ async fn errors_say_what_to_do() {
     let stranger = identity::Identity::generate("operator").unwrap();
     let text = Hub::connect(&stranger, &bus.settings.url()).await.unwrap_err().to_string();
     assert!(text.contains("authorization violation"), "{text}");
-    hub.forget(&id("agent-1")).await.unwrap();
-    hub.forget(&id("agent-1")).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn what_is_kept_for_an_agent_that_is_no_more_can_be_taken_away() {
+    let bus = Bus::start(&["agent-1", "agent-2"]);
+    let (hub, one, two) = (bus.hub().await, id("agent-1"), id("agent-2"));
+    let members = ["agent-1", "agent-2"].map(|name| member(name, Delivery::Pull));
+    hub.ensure(&members).await.unwrap();
+    assert_eq!(hub.agents().await.unwrap(), [one.clone(), two.clone()].into());
+    assert!(hub.is_settled(&one).await.unwrap());
+    hub.send(&Task::new(Address::Agent(one.clone()), "x"), &[]).await.remove(0).1.unwrap();
+    assert!(!hub.is_settled(&one).await.unwrap(), "a task waits");
+    let agent = bus.agent("agent-2").await;
+    agent.request("task.result", "{\"task\":\"x\"}".into()).await.unwrap();
+    assert!(!hub.is_settled(&two).await.unwrap(), "the history has not got its result");
+    for _ in 0..2 {
+        hub.forget(&one).await.unwrap();
+        assert_eq!(hub.agents().await.unwrap(), [two.clone()].into());
+    }
+    administrator(&bus).await.delete_stream("RESULTS_agent-2").await.unwrap();
+    assert!(hub.is_settled(&two).await.unwrap(), "broken off, it goes on");
 }
 
 /// A plain agent: a heartbeat with its places now and then, and its tasks into a channel.
@@ -335,13 +355,17 @@ async fn queue_stream(bus: &Bus) -> async_nats::jetstream::stream::Stream {
 }
 
 async fn stream(bus: &Bus, name: &str) -> async_nats::jetstream::stream::Stream {
+    administrator(bus).await.get_stream(name).await.unwrap()
+}
+
+async fn administrator(bus: &Bus) -> async_nats::jetstream::Context {
     let who = &bus.all.operator;
     let options = async_nats::ConnectOptions::with_user_and_password(
         who.user().to_owned(),
         who.password().to_owned(),
     );
     let client = options.connect(bus.settings.url()).await.unwrap();
-    async_nats::jetstream::new(client).get_stream(name).await.unwrap()
+    async_nats::jetstream::new(client)
 }
 
 async fn waiting(bus: &Bus) -> u64 {

@@ -1,5 +1,6 @@
 """Adding and removing agents."""
 
+import json
 import pathlib
 
 from harness import *
@@ -25,6 +26,29 @@ def test_add_start_and_remove():
     assert (SHARED / "agents/newcomer/results").is_dir()
     assert "newcomer" not in pathlib.Path("/var/lib/flock/bus/accounts.conf").read_text()
     run("rm", "-r", str(SHARED / "agents/newcomer"))
+
+
+def test_the_bus_keeps_nothing_of_an_agent_that_is_no_more():
+    """But nothing of it goes before its last task has ended."""
+    store = pathlib.Path("/var/lib/flock/bus/jetstream")
+    streams = lambda: sorted(p.name for p in store.glob("jetstream/*/streams/*_leaver"))
+    ok("flockctl", "agent", "add", "leaver")
+    assert streams() == ["RESULTS_leaver", "TASKS_leaver"]
+    task = json.loads(ok("flockctl", "task", "send", "--json", "--to", "leaver", "x"))["task"]
+    ok("flockctl", "agent", "remove", "leaver")
+    wait("flockd to know that", lambda: not is_known_to_flockd("leaver"))
+    # flockd has looked when it heard that.
+    time.sleep(2)
+    assert "TASKS_leaver" in streams(), streams()
+    ok("flockctl", "task", "cancel", task)
+    wait("the streams to go", lambda: not streams(), 60)
+    ok("flockctl", "agent", "add", "leaver")
+    start("leaver")
+    assert "again" in inside("leaver", "echo again")["output"]
+    ok("flockctl", "agent", "remove", "--stop", "leaver")
+    wait("the streams to go", lambda: not streams(), 60)
+    assert "again" in ok("flockctl", "task", "list", "--agent", "leaver", "--json")
+    run("rm", "-r", str(SHARED / "agents/leaver"))
 
 
 def test_a_removed_agents_uid_is_not_given_again():

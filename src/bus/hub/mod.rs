@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use super::identity::Identity;
 use super::streams::{self, Member};
 use super::subject;
-use crate::names::AgentId;
 
 /// Why something on the bus did not work.
 mod error;
+/// What is kept for agents that are no more.
+mod leave;
 /// What agents report, and how tasks end.
 mod listen;
 /// Looks into the streams: what is stored where, and what has become of it.
@@ -216,23 +217,6 @@ impl Hub {
         gone.unless(ErrorCode::CONSUMER_NOT_FOUND, || {
             format!("remove the consumer {name} of {stream}")
         })
-    }
-
-    /// Deletes what the bus keeps for an agent that is no more: its waiting tasks and its results.
-    ///
-    /// # Errors
-    /// When the server refuses; streams that are not there are no error.
-    pub async fn forget(&self, id: &AgentId) -> Result<(), Error> {
-        let streams =
-            [subject::task_stream(id), subject::result_stream(id), subject::channel_stream(id)];
-        for name in streams {
-            let step = || format!("remove the stream {name}");
-            let nothing = serde_json::json!({});
-            let request = self.js.request(format!("STREAM.DELETE.{name}"), &nothing);
-            let gone: Answer = request.await.map_err(refused(step()))?;
-            gone.unless(ErrorCode::STREAM_NOT_FOUND, step)?;
-        }
-        Ok(())
     }
 
     /// How many tasks wait for an agent, and how many it works on.

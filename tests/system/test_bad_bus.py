@@ -106,10 +106,29 @@ def test_a_store_that_was_damaged_loses_no_acknowledged_task():
         block.write_bytes(data)
     ok("systemctl", "start", "flock-bus")
     start("agent-1")
-    for n, task in enumerate(sent):
-        ended = record(task, 240)
-        assert ended["state"] == "done", ended
-        assert f"whole-{n}" in ok("flockctl", "task", "show", task)
+    try:
+        for n, task in enumerate(sent):
+            ended = record(task, 240)
+            assert ended["state"] == "done", ended
+            assert f"whole-{n}" in ok("flockctl", "task", "show", task)
+    except AssertionError:
+        print(*state_of_the_store(), sep="\n", flush=True)
+        # The next test is not about this store.
+        ok("systemctl", "restart", "flock-bus")
+        raise
+
+
+def state_of_the_store():
+    """What the bus and flockd say of agent-1's tasks."""
+    for command in (("flockctl", "status"), ("journalctl", "-q", "-o", "cat", "-n", "40", "-u", "flock-bus"),
+                    ("journalctl", "-q", "-o", "cat", "-n", "20", "-u", "flockd"), ("flockctl", "logs", "-n", "10", "agent-1")):
+        yield f"{command}: {run(*command)!r}"
+    operator = RawBus("operator")
+    for name in ("STREAM.INFO.TASKS_agent-1", "CONSUMER.INFO.TASKS_agent-1.worker", "CONSUMER.INFO.TASKS_agent-1.history"):
+        try:
+            yield f"{name}: {operator.request('$JS.API.' + name, '')}"
+        except (AssertionError, OSError) as error:
+            yield f"{name}: {error!r}"
 
 
 def test_what_is_no_task_is_refused_with_a_reason_and_the_next_is_done():

@@ -62,7 +62,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
             Decision::Fail(format!("it was handed out {DELIVERIES} times and never finished"))
         }
         (Stored::Here, _) => Decision::Wait,
-        (Stored::Other, _) => Decision::Lost,
+        (Stored::Other | Stored::Unreadable, _) => Decision::Lost,
         (Stored::Gone, _) if case.seen.last < case.place || made_anew(case) => Decision::Lost,
         (Stored::Gone, _) if case.seen.delivered < case.place => Decision::Lost,
         (Stored::Gone, Delivery::Pull) => {
@@ -136,13 +136,15 @@ mod tests {
 
     #[test]
     fn a_task_that_is_gone_was_acknowledged_or_lost() {
-        use Stored::{Gone, Other};
+        use Stored::{Gone, Other, Unreadable};
         let nothing = |_: &mut Case<'_>, _: &mut Seen| {};
         assert!(matches!(decision(Gone, Delivery::Pull, (9, 9, 9), nothing), Decision::Fail(_)));
         assert!(matches!(decision(Gone, Delivery::Pull, (9, 6, 2), nothing), Decision::Fail(_)));
         assert_eq!(decision(Gone, Delivery::Pull, (9, 4, 4), nothing), Decision::Lost, "deleted");
         assert_eq!(decision(Gone, Delivery::Pull, (3, 3, 3), nothing), Decision::Lost, "cut off");
-        assert_eq!(decision(Other, Delivery::Pull, (9, 9, 9), nothing), Decision::Lost);
+        for lost in [Other, Unreadable] {
+            assert_eq!(decision(lost, Delivery::Pull, (9, 9, 9), nothing), Decision::Lost);
+        }
         let younger = |_: &mut Case<'_>, seen: &mut Seen| seen.made = at(101);
         assert_eq!(decision(Gone, Delivery::Pull, (9, 9, 9), younger), Decision::Lost);
         let behind = |_: &mut Case<'_>, seen: &mut Seen| seen.told = false;

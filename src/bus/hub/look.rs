@@ -21,6 +21,8 @@ pub enum Stored {
     Here,
     /// Nothing.
     Gone,
+    /// The server counts it as there and cannot read it: its store is damaged.
+    Unreadable,
     /// Another message: the store is not the one that the task was put into.
     Other,
 }
@@ -92,8 +94,28 @@ impl Hub {
         match open.get_raw_message(place).await {
             Ok(raw) if message::salvage_id(&raw.payload).as_ref() == Some(task) => Ok(Stored::Here),
             Ok(_) => Ok(Stored::Other),
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Stored::Gone),
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                match self.counts(stream, place).await? {
+                    true => Ok(Stored::Unreadable),
+                    false => Ok(Stored::Gone),
+                }
+            }
             Err(e) => Err(refused(step())(e)),
+        }
+    }
+
+    /// Whether the server counts a place among those that hold a message.
+    async fn counts(&self, stream: &str, place: u64) -> Result<bool, Error> {
+        let step = || format!("look into {stream}");
+        let wanted = serde_json::json!({ "deleted_details": true });
+        let answer = self.js.request(format!("STREAM.INFO.{stream}"), &wanted).await;
+        let answer: Counted = answer.map_err(refused(step()))?;
+        match (answer.state, answer.error) {
+            (Some(state), None) => Ok(state.messages > 0
+                && (state.first_seq..=state.last_seq).contains(&place)
+                && !state.deleted.contains(&place)),
+            (_, Some(cause)) => Err(refused(step())(cause)),
+            (None, None) => Ok(false),
         }
     }
 
@@ -165,6 +187,22 @@ impl Hub {
         }
         Ok(letters)
     }
+}
+
+/// What the server says of a stream when it is asked for the places that are empty.
+#[derive(Deserialize)]
+struct Counted {
+    state: Option<Places>,
+    error: Option<jetstream::Error>,
+}
+
+#[derive(Deserialize)]
+struct Places {
+    messages: u64,
+    first_seq: u64,
+    last_seq: u64,
+    #[serde(default)]
+    deleted: Vec<u64>,
 }
 
 fn letter(message: &jetstream::Message) -> DeadLetter {

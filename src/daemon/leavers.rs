@@ -56,6 +56,15 @@ async fn look(world: &World, hub: &Hub) -> Result<bool, Fault> {
 
 /// `true`: the bus keeps nothing for this agent any more, or the agent is back.
 async fn leave(world: &World, hub: &Hub, id: &AgentId) -> Result<bool, Fault> {
+    // Nobody can make it again meanwhile, and be handed a task that would go with its stream.
+    let _lock = Lock::machine().await?;
+    let config = world.config();
+    if config.newer().as_ref().unwrap_or(&config).agents.contains_key(id) {
+        return Ok(true);
+    }
+    if !hub.is_told(id).await? {
+        return Ok(false);
+    }
     let open = Filter {
         agent: Some(id.clone()),
         states: vec![State::Queued, State::Running],
@@ -63,15 +72,6 @@ async fn leave(world: &World, hub: &Hub, id: &AgentId) -> Result<bool, Fault> {
         ..Filter::default()
     };
     if !world.ledger.read(move |reader| reader.list(&open)).await?.is_empty() {
-        return Ok(false);
-    }
-    // Nobody can make it again meanwhile, and be handed a task that would go with its stream.
-    let _lock = Lock::machine().await?;
-    let config = world.config();
-    if config.newer().as_ref().unwrap_or(&config).agents.contains_key(id) {
-        return Ok(true);
-    }
-    if !hub.is_settled(id).await? {
         return Ok(false);
     }
     hub.forget(id).await?;

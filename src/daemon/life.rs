@@ -1,25 +1,24 @@
 //! What flockd decides of tasks: expired, cancelled, given up, stored again. Each decision is written
 //! down first; only then something is removed, and whoever waits is told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::bus::hub::{self, Hub, Seen};
+use crate::bus::hub::{self, Hub};
 use crate::bus::message::{Address, Status, Task, TaskId, TaskResult};
 use crate::bus::queue::Order;
-use crate::bus::streams::{ACK_WAIT, Delivery};
-use crate::bus::subject::{self, Kind};
-use crate::config::Mode;
+use crate::bus::streams::ACK_WAIT;
+use crate::bus::subject::Kind;
 use crate::control::response::Cancelled;
 use crate::daemon::ledger::Closed;
+use crate::daemon::looks::Looks;
 use crate::daemon::store;
-use crate::daemon::verdict::{Case, Decision, decide};
+use crate::daemon::verdict::Decision;
 use crate::daemon::world::{Which, World};
-use crate::history::{Fact, Patience, Place, Reader, Record, Slot, State};
-use crate::names::AgentId;
+use crate::history::{Fact, Patience, Reader, Record, Slot, State};
 
 /// How often flockd looks, and how long it waits for others to say so first.
 #[derive(Clone, Copy, Debug)]
@@ -66,14 +65,15 @@ pub enum Fault {
 /// What the last round thought of each task.
 type Thoughts = HashMap<(TaskId, Slot), Decision>;
 
-/// Runs for ever.
+/// Runs until a stream has to be made anew.
 pub async fn run(world: &World, hub: &Hub, pace: Pace) {
     let mut ticks = interval(pace.tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut thoughts = Thoughts::new();
     // The history drains first.
     let begun = Instant::now();
-    let mut looked = begun;
+    // At once: what the bus lost in a restart shows best before the agents go on.
+    let mut looked = None::<Instant>;
     let mut calm = None::<Calm>;
     loop {
         ticks.tick().await;
@@ -83,16 +83,20 @@ pub async fn run(world: &World, hub: &Hub, pace: Pace) {
                 None
             });
         }
-        if looked.elapsed() < pace.round {
+        if looked.is_some_and(|last| last.elapsed() < pace.round) {
             continue;
         }
-        looked = Instant::now();
+        looked = Some(Instant::now());
         let part = store::look(hub).await;
         if hub.is_connected() {
             world.report(Which::Bus, part);
         }
         match round(world, hub, pace.young, &thoughts).await {
             Ok(new) => thoughts = new,
+            Err(Fault::Bus(error @ hub::Error::SetBack(_))) => {
+                tracing::warn!("{error}");
+                return;
+            }
             Err(fault) => tracing::debug!("look at open tasks: {fault}"),
         }
     }
@@ -238,79 +242,20 @@ async fn judge(
     now: Timestamp,
 ) -> Result<Vec<(Record, Decision)>, Fault> {
     let open = world.ledger.read(move |reader| reader.open_tasks(until, MOST)).await?;
-    let mut seen = BTreeMap::new();
+    let mut looks = Looks::default();
     let mut judged = Vec::new();
     for record in open {
-        let decision = look(world, hub, &record, now, &mut seen).await.unwrap_or_else(|error| {
-            tracing::debug!("{error}");
-            Decision::Unknown
-        });
+        let decision = match looks.at(world, hub, &record, now).await {
+            Ok(decision) => decision,
+            Err(error @ hub::Error::SetBack(_)) => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!("{error}");
+                Decision::Unknown
+            }
+        };
         judged.push((record, decision));
     }
     Ok(judged)
-}
-
-/// Where a task has to be looked for: with the agent that has it, else in the shared queue.
-fn whereabouts(record: &Record) -> Option<(&Place, Option<&AgentId>)> {
-    match (&record.slot, &record.given, &record.agent) {
-        (Slot::Agent(agent), ..) => Some((record.place.as_ref()?, Some(agent))),
-        (Slot::Any, Some(given), Some(agent)) => Some((given, Some(agent))),
-        (Slot::Any, ..) => Some((record.place.as_ref()?, None)),
-    }
-}
-
-async fn look(
-    world: &World,
-    hub: &Hub,
-    record: &Record,
-    now: Timestamp,
-    seen: &mut BTreeMap<String, Seen>,
-) -> Result<Decision, hub::Error> {
-    let Some((place, agent)) = whereabouts(record) else { return Ok(Decision::Wait) };
-    let config = world.config();
-    let settings = agent.and_then(|id| config.agents.get(id));
-    let (delivery, limit) = match (agent, settings) {
-        (None, _) => (Delivery::Pull, Duration::MAX),
-        (Some(_), Some(agent)) => (way(agent.mode), agent.task.timeout),
-        (Some(id), None) => {
-            return Ok(Decision::Fail(format!("the agent {id} is not configured any more")));
-        }
-    };
-    let consumers = match agent {
-        None => vec![subject::lane_consumer(record.sender)],
-        Some(_) => match delivery {
-            Delivery::Pull => vec![subject::PULL_CONSUMER.to_owned()],
-            Delivery::Push => Kind::EACH.iter().map(|kind| kind.push_consumer()).collect(),
-        },
-    };
-    // What lies there is asked first: what leaves in between is settled by then.
-    let stored = hub.stored_at(&place.stream, place.sequence, &record.task).await?;
-    let part = match seen.get(&place.stream) {
-        Some(part) if agent.is_some() => part.clone(),
-        _ => {
-            let part = hub.see(&place.stream, &consumers).await?;
-            seen.insert(place.stream.clone(), part.clone());
-            part
-        }
-    };
-    Ok(decide(&Case {
-        now,
-        queued: record.queued,
-        begun: record.started,
-        deadline: record.deadline,
-        place: place.sequence,
-        stored,
-        seen: &part,
-        delivery,
-        limit,
-    }))
-}
-
-fn way(mode: Mode) -> Delivery {
-    match mode {
-        Mode::Service => Delivery::Push,
-        _ => Delivery::Pull,
-    }
 }
 
 /// The server has delivered it to a client that says nothing of beginnings.

@@ -50,6 +50,8 @@ pub mod ledger;
 pub mod life;
 /// flockd's own log.
 mod log;
+/// What the bus shows of open tasks.
+mod looks;
 /// Writes each agent's log into the shared tree.
 mod mirror;
 /// What flockd tells PID 1.

@@ -65,6 +65,8 @@ pub fn decide(case: &Case<'_>) -> Decision {
         (Stored::Other | Stored::Unreadable, _) => Decision::Lost,
         (Stored::Gone, _) if case.seen.last < case.place || made_anew(case) => Decision::Lost,
         (Stored::Gone, _) if case.seen.delivered < case.place => Decision::Lost,
+        // The server went past it without handing it out: it could not read it.
+        (Stored::Gone, Delivery::Pull) if !settled && !case.seen.busy => Decision::Lost,
         (Stored::Gone, Delivery::Pull) => {
             Decision::Fail("the agent acknowledged it without a result".to_owned())
         }
@@ -107,7 +109,15 @@ mod tests {
         (last, delivered, settled): (u64, u64, u64),
         change: impl FnOnce(&mut Case<'_>, &mut Seen),
     ) -> Decision {
-        let mut seen = Seen { made: at(10), last, delivered, settled, told: true };
+        let mut seen = Seen {
+            made: at(10),
+            last,
+            delivered,
+            settled,
+            busy: true,
+            told: true,
+            set_back: false,
+        };
         let blank = seen.clone();
         let mut case = Case {
             now: at(1000),
@@ -145,6 +155,9 @@ mod tests {
         for lost in [Other, Unreadable] {
             assert_eq!(decision(lost, Delivery::Pull, (9, 9, 9), nothing), Decision::Lost);
         }
+        let idle = |_: &mut Case<'_>, seen: &mut Seen| seen.busy = false;
+        assert_eq!(decision(Gone, Delivery::Pull, (9, 6, 4), idle), Decision::Lost, "passed over");
+        assert!(matches!(decision(Gone, Delivery::Pull, (9, 6, 6), idle), Decision::Fail(_)));
         let younger = |_: &mut Case<'_>, seen: &mut Seen| seen.made = at(101);
         assert_eq!(decision(Gone, Delivery::Pull, (9, 9, 9), younger), Decision::Lost);
         let behind = |_: &mut Case<'_>, seen: &mut Seen| seen.told = false;

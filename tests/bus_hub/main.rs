@@ -95,9 +95,44 @@ impl Bus {
 
     /// kill -9 and a new process on the same files.
     fn crash_and_restart(&mut self) {
+        self.stop();
+        self.start_again();
+    }
+
+    fn stop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    async fn stop_gently(&mut self) {
+        let number = i32::try_from(self.child.id()).unwrap();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(number),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+        while self.child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn start_again(&mut self) {
         self.child = Self::spawn(&self.settings, self.dir.path());
+    }
+
+    /// Makes everything unreadable that a stream has stored.
+    fn damage(&self, stream: &str) {
+        let streams = self.settings.store.join("jetstream/HUB/streams");
+        let blocks: Vec<_> = std::fs::read_dir(streams.join(stream).join("msgs"))
+            .unwrap_or_else(|e| panic!("{}: {e}", streams.display()))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|kind| kind == "blk"))
+            .collect();
+        assert!(!blocks.is_empty(), "{stream} has stored nothing");
+        for block in blocks {
+            let length = std::fs::metadata(&block).unwrap().len();
+            std::fs::write(block, vec![0xff; usize::try_from(length).unwrap()]).unwrap();
+        }
     }
 
     async fn hub(&self) -> Hub {
@@ -292,18 +327,18 @@ async fn what_is_kept_for_an_agent_that_is_no_more_can_be_taken_away() {
     let members = ["agent-1", "agent-2"].map(|name| member(name, Delivery::Pull));
     hub.ensure(&members).await.unwrap();
     assert_eq!(hub.agents().await.unwrap(), [one.clone(), two.clone()].into());
-    assert!(hub.is_settled(&one).await.unwrap());
+    assert!(hub.is_told(&one).await.unwrap());
     hub.send(&Task::new(Address::Agent(one.clone()), "x"), &[]).await.remove(0).1.unwrap();
-    assert!(!hub.is_settled(&one).await.unwrap(), "a task waits");
+    assert!(!hub.is_told(&one).await.unwrap(), "the history has not got its task");
     let agent = bus.agent("agent-2").await;
     agent.request("task.result", "{\"task\":\"x\"}".into()).await.unwrap();
-    assert!(!hub.is_settled(&two).await.unwrap(), "the history has not got its result");
+    assert!(!hub.is_told(&two).await.unwrap(), "the history has not got its result");
     for _ in 0..2 {
         hub.forget(&one).await.unwrap();
         assert_eq!(hub.agents().await.unwrap(), [two.clone()].into());
     }
     administrator(&bus).await.delete_stream("RESULTS_agent-2").await.unwrap();
-    assert!(hub.is_settled(&two).await.unwrap(), "broken off, it goes on");
+    assert!(hub.is_told(&two).await.unwrap(), "broken off, it goes on");
 }
 
 /// A plain agent: a heartbeat with its places now and then, and its tasks into a channel.

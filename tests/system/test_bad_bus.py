@@ -97,6 +97,11 @@ def half(data):
     data[len(data) // 4:3 * len(data) // 4] = b"\xff" * (3 * len(data) // 4 - len(data) // 4)
 
 
+def everything(data):
+    """The server sets the stream back, and leaves its consumers where they were."""
+    data[:] = b"\xff" * len(data)
+
+
 def one_record(data):
     """The server passes over what it cannot read and counts it as handed out."""
     at = data.rfind(b"whole-7")
@@ -105,7 +110,11 @@ def one_record(data):
 
 
 def test_a_store_that_was_damaged_loses_no_acknowledged_task():
-    damages = {"agent-1": half, "agent-2": one_record}
+    damages = {"agent-1": half, "agent-2": one_record, "agent-3": everything}
+    start("agent-3")
+    for n in range(3):
+        assert inside("agent-3", f"echo {n}")["output"] == f"{n}\n"
+    ok("flockctl", "stop", "agent-3")
     sent = {agent: [send(agent, f"echo whole-{n}") for n in range(20)] for agent in damages}
     for task in sum(sent.values(), []):
         record(task, state=("queued",))
@@ -120,10 +129,11 @@ def test_a_store_that_was_damaged_loses_no_acknowledged_task():
     ok("systemctl", "start", "flock-bus")
     start(*damages)
     try:
-        for n, task in [*enumerate(sent["agent-1"]), *enumerate(sent["agent-2"])]:
-            ended = record(task, 240)
-            assert ended["state"] == "done", ended
-            assert f"whole-{n}" in ok("flockctl", "task", "show", task)
+        for agent in damages:
+            for n, task in enumerate(sent[agent]):
+                ended = record(task, 240)
+                assert ended["state"] == "done", ended
+                assert f"whole-{n}" in ok("flockctl", "task", "show", task)
     except AssertionError:
         print(*state_of_the_store(), sep="\n", flush=True)
         # The next test is not about this store.

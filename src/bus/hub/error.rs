@@ -25,6 +25,9 @@ pub enum Error {
         /// What the server said.
         cause: String,
     },
+    /// Its store was damaged; [`super::Hub::ensure`] makes it anew.
+    #[error("the stream {0} ends before what was handed out from it: its store was damaged")]
+    SetBack(String),
     /// So many tasks wait already that no more is taken.
     #[error(
         "send task {task} to {to}: {to} has too many waiting tasks: try again later, or cancel \

@@ -21,22 +21,18 @@ impl Hub {
         Ok(names.iter().filter_map(|name| subject::agent_of_task_stream(name)).collect())
     }
 
-    /// Whether no task of an agent waits, and flockd has all that the agent has said of any.
+    /// Whether flockd has all that was ever stored for an agent and said by it. What is open then
+    /// is open in the history; a place of the stream that cannot be read is not.
     ///
     /// # Errors
     /// When a stream is missing or the server does not answer.
-    pub async fn is_settled(&self, id: &AgentId) -> Result<bool, Error> {
-        let step = || format!("look at the tasks of {id}");
-        let tasks = self.js.get_stream(subject::task_stream(id)).await.map_err(refused(step()))?;
-        if tasks.cached_info().state.messages > 0 {
+    pub async fn is_told(&self, id: &AgentId) -> Result<bool, Error> {
+        if !self.see(&subject::task_stream(id), &[]).await?.told {
             return Ok(false);
         }
         // Broken off in the middle of being forgotten, only the tasks' stream is left.
         let results = subject::result_stream(id);
-        if self.lacks(&results).await? {
-            return Ok(true);
-        }
-        Ok(self.see(&results, &[]).await?.told)
+        Ok(self.lacks(&results).await? || self.see(&results, &[]).await?.told)
     }
 
     async fn lacks(&self, stream: &str) -> Result<bool, Error> {
@@ -59,12 +55,16 @@ impl Hub {
         let streams =
             [subject::channel_stream(id), subject::result_stream(id), subject::task_stream(id)];
         for name in streams {
-            let step = || format!("remove the stream {name}");
-            let nothing = serde_json::json!({});
-            let request = self.js.request(format!("STREAM.DELETE.{name}"), &nothing);
-            let gone: Answer = request.await.map_err(refused(step()))?;
-            gone.unless(ErrorCode::STREAM_NOT_FOUND, step)?;
+            self.delete_stream(&name).await?;
         }
         Ok(())
+    }
+
+    /// Deletes a stream; one that is not there is no error.
+    pub(super) async fn delete_stream(&self, name: &str) -> Result<(), Error> {
+        let (step, nothing) = (|| format!("remove the stream {name}"), serde_json::json!({}));
+        let request = self.js.request(format!("STREAM.DELETE.{name}"), &nothing);
+        let gone: Answer = request.await.map_err(refused(step()))?;
+        gone.unless(ErrorCode::STREAM_NOT_FOUND, step)
     }
 }

@@ -1,5 +1,7 @@
 //! Looks into the streams: what is stored where, and what has become of it.
 
+use std::collections::BTreeSet;
+
 use async_nats::jetstream;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::TryStreamExt as _;
@@ -21,7 +23,7 @@ pub enum Stored {
     Here,
     /// Nothing.
     Gone,
-    /// The server counts it as there and cannot read it: its store is damaged.
+    /// Nothing that can be read, although the server counts it as there: its store is damaged.
     Unreadable,
     /// Another message: the store is not the one that the task was put into.
     Other,
@@ -38,8 +40,12 @@ pub struct Seen {
     pub delivered: u64,
     /// Everything up to this place is settled.
     pub settled: u64,
+    /// Whether anything was handed out and is not settled.
+    pub busy: bool,
     /// Whether flockd has everything that the stream held.
     pub told: bool,
+    /// Whether somebody takes from it who is past its end, where only damage can have brought him.
+    pub set_back: bool,
 }
 
 /// A task that was given up.
@@ -79,7 +85,8 @@ impl Hub {
         Ok(open.cached_info().config.subjects.clone())
     }
 
-    /// What lies at a place of a stream.
+    /// What lies at a place of a stream. That it is gone can also mean that it cannot be read; the
+    /// difference is in [`Hub::places`].
     ///
     /// # Errors
     /// When the stream is missing or the server does not answer.
@@ -94,28 +101,24 @@ impl Hub {
         match open.get_raw_message(place).await {
             Ok(raw) if message::salvage_id(&raw.payload).as_ref() == Some(task) => Ok(Stored::Here),
             Ok(_) => Ok(Stored::Other),
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                match self.counts(stream, place).await? {
-                    true => Ok(Stored::Unreadable),
-                    false => Ok(Stored::Gone),
-                }
-            }
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Stored::Gone),
             Err(e) => Err(refused(step())(e)),
         }
     }
 
-    /// Whether the server counts a place among those that hold a message.
-    async fn counts(&self, stream: &str, place: u64) -> Result<bool, Error> {
+    /// The places of a stream that the server counts among those that hold a message.
+    ///
+    /// # Errors
+    /// When the stream is missing or the server does not answer.
+    pub async fn places(&self, stream: &str) -> Result<Places, Error> {
         let step = || format!("look into {stream}");
         let wanted = serde_json::json!({ "deleted_details": true });
         let answer = self.js.request(format!("STREAM.INFO.{stream}"), &wanted).await;
         let answer: Counted = answer.map_err(refused(step()))?;
         match (answer.state, answer.error) {
-            (Some(state), None) => Ok(state.messages > 0
-                && (state.first_seq..=state.last_seq).contains(&place)
-                && !state.deleted.contains(&place)),
+            (Some(places), None) => Ok(places),
             (_, Some(cause)) => Err(refused(step())(cause)),
-            (None, None) => Ok(false),
+            (None, None) => Err(refused(step())("the answer has no state")),
         }
     }
 
@@ -137,29 +140,33 @@ impl Hub {
         }
     }
 
-    /// A stream of tasks, as `consumer` takes from it.
+    /// A stream of tasks, as `consumers` take from it.
     ///
     /// # Errors
     /// When one of them is missing or the server does not answer.
     pub async fn see(&self, stream: &str, consumers: &[String]) -> Result<Seen, Error> {
         let step = format!("look into {stream}");
-        let open = self.js.get_stream(stream).await.map_err(refused(step.clone()))?;
+        let open = self.js.get_stream_no_info(stream).await.map_err(refused(step.clone()))?;
         let history = open.consumer_info(subject::HISTORY_CONSUMER).await;
         let history = history.map_err(refused(step.clone()))?;
-        let (mut delivered, mut settled) = (0, 0);
+        let (mut delivered, mut settled, mut busy) = (0, 0, false);
         for consumer in consumers {
             let info = open.consumer_info(consumer).await.map_err(refused(step.clone()))?;
             delivered = delivered.max(info.delivered.stream_sequence);
             settled = settled.max(info.ack_floor.stream_sequence);
+            busy |= info.num_ack_pending > 0;
         }
-        let state = open.cached_info();
-        let made = state.created.unix_timestamp();
+        // Last, so that nobody can have been handed out more than it ends with.
+        let info = open.get_info().await.map_err(refused(step.clone()))?;
+        let last = info.state.last_sequence;
         Ok(Seen {
-            made: Timestamp::from_second(made).map_err(refused(step))?,
-            last: state.state.last_sequence,
+            made: Timestamp::from_second(info.created.unix_timestamp()).map_err(refused(step))?,
+            last,
             delivered,
             settled,
+            busy,
             told: history.num_pending == 0 && history.num_ack_pending == 0,
+            set_back: delivered.max(history.delivered.stream_sequence) > last,
         })
     }
 
@@ -196,13 +203,29 @@ struct Counted {
     error: Option<jetstream::Error>,
 }
 
-#[derive(Deserialize)]
-struct Places {
+/// Which places of a stream are taken.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Places {
     messages: u64,
     first_seq: u64,
     last_seq: u64,
     #[serde(default)]
-    deleted: Vec<u64>,
+    deleted: BTreeSet<u64>,
+}
+
+impl Places {
+    /// Whether a place holds a message, as far as the server counts.
+    #[must_use]
+    pub fn hold(&self, place: u64) -> bool {
+        self.messages > 0
+            && (self.first_seq..=self.last_seq).contains(&place)
+            && !self.deleted.contains(&place)
+    }
+
+    /// Those that hold a message, as far as the server counts.
+    pub(super) fn taken(&self) -> impl Iterator<Item = u64> {
+        (self.first_seq..=self.last_seq).filter(|place| self.hold(*place))
+    }
 }
 
 fn letter(message: &jetstream::Message) -> DeadLetter {

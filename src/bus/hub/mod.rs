@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::{Config, IntoConsumerConfig as _};
 use async_nats::jetstream::context::Context;
-use async_nats::jetstream::{self, ErrorCode, consumer, stream};
+use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{Client, ConnectOptions, Event as LinkEvent};
 use futures_util::TryStreamExt as _;
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ mod leave;
 mod listen;
 /// Looks into the streams: what is stored where, and what has become of it.
 mod look;
+/// Makes a stream anew that damage has set back.
+mod mend;
 /// Sends tasks.
 mod send;
 
@@ -31,7 +34,7 @@ pub use error::Error;
 pub(super) use error::refused;
 pub use listen::{News, Notice, Report};
 pub(super) use look::REASON;
-pub use look::{DeadLetter, Seen, Stored};
+pub use look::{DeadLetter, Places, Seen, Stored};
 pub use send::Receipt;
 
 /// How long the server may take to answer; `sync: always` on a slow disk included.
@@ -123,42 +126,76 @@ impl Hub {
     /// # Errors
     /// At the first stream or consumer that the server refuses.
     pub async fn ensure(&self, members: &[Member]) -> Result<(), Error> {
-        self.ensure_stream(streams::queue()).await?;
         self.ensure_stream(streams::dead_letters()).await?;
-        self.ensure_history(subject::QUEUE_STREAM).await?;
-        // The server may have lost what it had: each lane that is known is made again.
-        let known = std::mem::take(&mut *self.lanes());
-        for sender in known.into_iter().chain([0]) {
-            self.open_lane(sender).await?;
-        }
+        self.ensure_queue().await?;
         let members = futures_util::stream::iter(members.iter().map(Ok));
         members.try_for_each_concurrent(AT_ONCE, |member| self.ensure_member(member)).await
     }
 
-    async fn ensure_member(&self, member: &Member) -> Result<(), Error> {
-        let id = &member.id;
-        self.ensure_stream(streams::tasks(id)).await?;
-        self.ensure_stream(streams::results(id)).await?;
-        self.ensure_stream(streams::channels(id)).await?;
-        let name = subject::task_stream(id);
-        self.ensure_history(&name).await?;
-        self.ensure_history(&subject::result_stream(id)).await?;
-        // First the new consumers, then away with the old: a stream that nobody reads keeps nothing.
-        for config in streams::consumers(member) {
-            let make =
-                self.js.create_consumer_on_stream::<consumer::Config, _>(config, name.clone());
-            make.await.map_err(refused(format!("make the consumers of {id}")))?;
-        }
-        for old in streams::foreign_consumers(member.delivery) {
-            self.delete_consumer(&name, &old).await?;
+    async fn ensure_queue(&self) -> Result<(), Error> {
+        // The server may have lost what it had: each lane that is known is made again.
+        let known = std::mem::take(&mut *self.lanes());
+        let Some(suspect) = self.make_queue(&known).await? else { return Ok(()) };
+        let senders = self.senders().await?;
+        if let Some(rest) = self.take_away(suspect).await? {
+            self.make_queue(&senders).await?;
+            self.put_back(suspect, rest).await?;
         }
         Ok(())
     }
 
-    async fn ensure_history(&self, stream: &str) -> Result<(), Error> {
-        let config = streams::history_consumer();
-        let made = self.js.create_consumer_on_stream(config, stream).await;
-        made.map(|_| ()).map_err(refused(format!("make the history's consumer of {stream}")))
+    /// Gives the stream if somebody takes from it past its end.
+    async fn make_queue(&self, senders: &BTreeSet<u32>) -> Result<Option<&'static str>, Error> {
+        let end = self.ensure_stream(streams::queue()).await?;
+        let mut reached = self.ensure_history(subject::QUEUE_STREAM).await?;
+        for sender in senders.iter().chain([&0]) {
+            reached = reached.max(self.ensure_lane(*sender).await?);
+        }
+        Ok((reached > end).then_some(subject::QUEUE_STREAM))
+    }
+
+    async fn ensure_member(&self, member: &Member) -> Result<(), Error> {
+        for suspect in self.make_member(member).await? {
+            if let Some(rest) = self.take_away(&suspect).await? {
+                self.make_member(member).await?;
+                self.put_back(&suspect, rest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the streams that somebody takes from past their end.
+    async fn make_member(&self, member: &Member) -> Result<Vec<String>, Error> {
+        let id = &member.id;
+        let (tasks, results) = (subject::task_stream(id), subject::result_stream(id));
+        let end = self.ensure_stream(streams::tasks(id)).await?;
+        let end_of_results = self.ensure_stream(streams::results(id)).await?;
+        self.ensure_stream(streams::channels(id)).await?;
+        let mut reached = self.ensure_history(&tasks).await?;
+        let reached_of_results = self.ensure_history(&results).await?;
+        // First the new consumers, then away with the old: a stream that nobody reads keeps nothing.
+        for config in streams::consumers(member) {
+            reached = reached.max(self.ensure_consumer(config, &tasks).await?);
+        }
+        for old in streams::foreign_consumers(member.delivery) {
+            self.delete_consumer(&tasks, &old).await?;
+        }
+        let mut suspects = Vec::new();
+        suspects.extend((reached > end).then_some(tasks));
+        suspects.extend((reached_of_results > end_of_results).then_some(results));
+        Ok(suspects)
+    }
+
+    async fn ensure_history(&self, stream: &str) -> Result<u64, Error> {
+        self.ensure_consumer(streams::history_consumer().into_consumer_config(), stream).await
+    }
+
+    /// Makes a consumer, unless it is there, and gives the last place that it has handed out.
+    async fn ensure_consumer(&self, config: Config, stream: &str) -> Result<u64, Error> {
+        let name = config.name.clone().unwrap_or_default();
+        let made = self.js.create_consumer_on_stream::<Config, _>(config, stream).await;
+        let made = made.map_err(refused(format!("make the consumer {name} of {stream}")))?;
+        Ok(made.cached_info().delivered.stream_sequence)
     }
 
     /// Makes the lane of a sender in the shared queue, unless it is there. Its tasks would not be
@@ -167,14 +204,17 @@ impl Hub {
     /// # Errors
     /// When the server refuses or does not answer.
     pub async fn open_lane(&self, sender: u32) -> Result<(), Error> {
-        if self.lanes().contains(&sender) {
-            return Ok(());
+        if !self.lanes().contains(&sender) {
+            self.ensure_lane(sender).await?;
         }
-        let config = streams::lane_consumer(sender);
-        let made = self.js.create_consumer_on_stream(config, subject::QUEUE_STREAM).await;
-        made.map_err(refused(format!("make the shared queue's lane of user {sender}")))?;
-        self.lanes().insert(sender);
         Ok(())
+    }
+
+    async fn ensure_lane(&self, sender: u32) -> Result<u64, Error> {
+        let config = streams::lane_consumer(sender).into_consumer_config();
+        let reached = self.ensure_consumer(config, subject::QUEUE_STREAM).await?;
+        self.lanes().insert(sender);
+        Ok(reached)
     }
 
     /// The senders that have a lane in the shared queue.
@@ -193,10 +233,11 @@ impl Hub {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ensure_stream(&self, config: stream::Config) -> Result<(), Error> {
+    /// Makes a stream, or brings it up to date, and gives the last place that was used in it.
+    async fn ensure_stream(&self, config: stream::Config) -> Result<u64, Error> {
         let name = config.name.clone();
         let made = self.js.create_or_update_stream(config).await;
-        made.map(|_| ()).map_err(|cause| {
+        made.map(|info| info.state.last_sequence).map_err(|cause| {
             let mut cause = cause.to_string();
             if cause.contains("retention") {
                 cause.push_str(

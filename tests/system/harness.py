@@ -101,6 +101,18 @@ def journal(*match):
 
 
 @contextlib.contextmanager
+def configured(toml):
+    """A section at the head of the configuration for a while, that is not there otherwise."""
+    text, section = CONFIG.read_text(), toml.splitlines()[0]
+    assert f"\n{section}\n" not in text, text
+    CONFIG.write_text(toml + text)
+    try:
+        yield
+    finally:
+        CONFIG.write_text(text)
+
+
+@contextlib.contextmanager
 def agents(toml):
     """Further agents for one test, removed again with all that they left."""
     file = AGENTS_D / "test.toml"

@@ -30,18 +30,6 @@ restart = {{ {policy} }}
     return text
 
 
-@contextlib.contextmanager
-def unmeasured():
-    """Starts without the measurement before them: it is a load of its own, between the windows."""
-    text = CONFIG.read_text()
-    assert "\n[verify]" not in text, text
-    CONFIG.write_text('[verify]\nbefore-ready = "skip"\nevery = "never"\n' + text)
-    try:
-        yield
-    finally:
-        CONFIG.write_text(text)
-
-
 def cgroup(agent, file):
     return pathlib.Path("/sys/fs/cgroup" + show(unit(agent), "ControlGroup"), file).read_text()
 
@@ -83,7 +71,9 @@ def measure(attacks, pairs, seconds, settle=2.0, quota=True, tell=lambda line: N
     pathlib.Path("/opt/neighbours").mkdir()
     shutil.copy(neighbour.__file__, PROGRAM)
     found = {}
-    with unmeasured(), agents(toml(attacks, quota)):
+    # The measurement before a start is a load of its own, between the windows.
+    unmeasured = configured('[verify]\nbefore-ready = "skip"\nevery = "never"\n')
+    with unmeasured, agents(toml(attacks, quota)):
         ok("flockctl", "apply")
         start(*MEASURED)
         wait("round trips", lambda: (SHARED / "agents/pinger/trips").exists())

@@ -14,13 +14,11 @@ IDENTITY = pathlib.Path("/var/lib/flock/identity")
 @contextlib.contextmanager
 def settings(text):
     """The table [verify], in force."""
-    before = CONFIG.read_text()
-    CONFIG.write_text(before + f"\n[verify]\n{text}\n")
-    ok("systemctl", "reload", "flockd")
     try:
-        yield
+        with configured(f"[verify]\n{text}\n"):
+            ok("systemctl", "reload", "flockd")
+            yield
     finally:
-        CONFIG.write_text(before)
         ok("systemctl", "reload", "flockd")
 
 

@@ -109,7 +109,7 @@ def test_a_limit_that_nothing_holds_keeps_the_agent_from_starting():
         assert "FAIL  disk quotas" in fails("flockctl", "doctor")
         assert "limits.disk" in fails("flockctl", "plan", "--diff")
         start("agent-1")
-        with accepted():
+        with configured('[host]\nunenforced-limits = "allow"\n'):
             start("held")
             assert [w for w in status("held")["held"]["warnings"] if w.startswith("nothing holds it to limits.disk")]
             ok("journalctl", "--sync")
@@ -117,18 +117,6 @@ def test_a_limit_that_nothing_holds_keeps_the_agent_from_starting():
             # The control of all that follows.
             assert write("held", 20) == (20 * MIB, True)
             assert "accepted by the configuration: no disk, files" in run("flockctl", "verify", "--json", "held").out
-
-
-@contextlib.contextmanager
-def accepted():
-    """unenforced-limits = "allow"."""
-    text = CONFIG.read_text()
-    assert "\n[host]" not in text, text
-    CONFIG.write_text('[host]\nunenforced-limits = "allow"\n' + text)
-    try:
-        yield
-    finally:
-        CONFIG.write_text(text)
 
 
 def test_a_quota_holds_one_agent_and_nobody_else():

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::daemon::world::{Which, World};
 use crate::host::units::{Systemd, UnitError};
@@ -13,8 +13,6 @@ use crate::names::VERIFY_UNIT;
 use crate::status::boundary::Record;
 use crate::status::health::Part;
 
-/// The record is looked at this often: others may start the unit too.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// One change of the configuration often comes with another.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Without an interval the configuration is looked at this often.
@@ -29,21 +27,15 @@ pub async fn run(world: Arc<World>) {
     loop {
         let every = world.config().verify.every;
         let due = last + every.unwrap_or(LONG);
-        let applied = tokio::select! {
-            changed = applies.wait_for(|count| *count != seen) => match changed {
-                Ok(_) => true,
-                Err(_) => return,
-            },
-            () = sleep_until(due) => true,
-            () = sleep(LOOK_EVERY) => false,
-        };
-        if applied {
-            sleep(SETTLE).await;
-            seen = *applies.borrow();
-            last = Instant::now();
-            if world.config().verify.every.is_some() {
-                world.report(Which::Boundary, measure().await);
-            }
+        // Nobody is left to apply anything: flockd ends.
+        if let Ok(Err(_)) = timeout_at(due, applies.wait_for(|count| *count != seen)).await {
+            return;
+        }
+        sleep(SETTLE).await;
+        seen = *applies.borrow();
+        last = Instant::now();
+        if world.config().verify.every.is_some() {
+            world.report(Which::Boundary, measure().await);
         }
         show(&world);
     }
@@ -58,7 +50,8 @@ async fn measure() -> Part {
     }
 }
 
-fn show(world: &World) {
+/// Reads the record; others start the unit too, so whoever asks is shown what it says now.
+pub fn show(world: &World) {
     match Record::load(&Record::place()) {
         Ok(record) => world.measured(record.map(|record| record.agents).unwrap_or_default()),
         Err(error) => {

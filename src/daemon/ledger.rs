@@ -1,12 +1,12 @@
 //! flockd's hand on the history: one writer, readers beside it, never on the runtime's own threads.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::bus::message::{Status, TaskId, TaskResult};
@@ -23,7 +23,7 @@ const CLAIMS_MAX: usize = 4096;
 pub struct Ledger {
     path: Arc<PathBuf>,
     store: Arc<Mutex<Option<Store>>>,
-    writes: Arc<AtomicU64>,
+    writes: watch::Sender<u64>,
 }
 
 /// Why the history does not answer.
@@ -41,7 +41,7 @@ impl Ledger {
     /// Nothing is opened yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path: Arc::new(path), store: Arc::default(), writes: Arc::default() }
+        Self { path: Arc::new(path), store: Arc::default(), writes: watch::Sender::default() }
     }
 
     /// Takes facts, all or none; opens the history first, and after an error anew. When this
@@ -73,7 +73,7 @@ impl Ledger {
                 None => ledger.open()?,
             };
             let done = act(&mut open);
-            ledger.writes.fetch_add(1, Ordering::Release);
+            ledger.writes.send_modify(|writes| *writes += 1);
             let done = done?;
             *store = Some(open);
             Ok(done)
@@ -84,7 +84,13 @@ impl Ledger {
     /// How often it was written to. As long as this is the same, so is what is read.
     #[must_use]
     pub fn writes(&self) -> u64 {
-        self.writes.load(Ordering::Acquire)
+        *self.writes.borrow()
+    }
+
+    /// The same, and each time that it is written to.
+    #[must_use]
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.writes.subscribe()
     }
 
     fn open(&self) -> Result<Store, Error> {

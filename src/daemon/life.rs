@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{sleep, timeout};
 
 use crate::bus::hub::{self, Hub};
 use crate::bus::message::{Address, Status, Task, TaskId, TaskResult};
@@ -23,7 +23,7 @@ use crate::history::{Fact, Patience, Reader, Record, Slot, State};
 /// How often flockd looks, and how long it waits for others to say so first.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Between two looks at deadlines.
+    /// Between two looks at deadlines, at least.
     pub tick: Duration,
     /// An agent that is there says itself that a deadline has passed; it has this long after it.
     pub grace: SignedDuration,
@@ -67,8 +67,6 @@ type Thoughts = HashMap<(TaskId, Slot), Decision>;
 
 /// Runs until a stream has to be made anew.
 pub async fn run(world: &World, hub: &Hub, pace: Pace) {
-    let mut ticks = interval(pace.tick);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut thoughts = Thoughts::new();
     // The history drains first.
     let begun = Instant::now();
@@ -76,28 +74,32 @@ pub async fn run(world: &World, hub: &Hub, pace: Pace) {
     let mut looked = None::<Instant>;
     let mut calm = None::<Calm>;
     loop {
-        ticks.tick().await;
         if begun.elapsed() >= pace.catch_up && !calm.is_some_and(|calm| calm.holds(world)) {
             calm = expire(world, hub, pace.grace).await.unwrap_or_else(|fault| {
                 tracing::debug!("look at deadlines: {fault}");
                 None
             });
         }
-        if looked.is_some_and(|last| last.elapsed() < pace.round) {
-            continue;
-        }
-        looked = Some(Instant::now());
-        let part = store::look(hub).await;
-        if hub.is_connected() {
-            world.report(Which::Bus, part);
-        }
-        match round(world, hub, pace.young, &thoughts).await {
-            Ok(new) => thoughts = new,
-            Err(Fault::Bus(error @ hub::Error::SetBack(_))) => {
-                tracing::warn!("{error}");
-                return;
+        if looked.is_none_or(|last| last.elapsed() >= pace.round) {
+            looked = Some(Instant::now());
+            let part = store::look(hub).await;
+            if hub.is_connected() {
+                world.report(Which::Bus, part);
             }
-            Err(fault) => tracing::debug!("look at open tasks: {fault}"),
+            match round(world, hub, pace.young, &thoughts).await {
+                Ok(new) => thoughts = new,
+                Err(Fault::Bus(error @ hub::Error::SetBack(_))) => {
+                    tracing::warn!("{error}");
+                    return;
+                }
+                Err(fault) => tracing::debug!("look at open tasks: {fault}"),
+            }
+        }
+        // However much is written, not more often than this.
+        sleep(pace.tick).await;
+        if let Some(calm) = calm {
+            let round = looked.map_or(pace.round, |last| pace.round.saturating_sub(last.elapsed()));
+            calm.rest(world, round).await;
         }
     }
 }
@@ -112,6 +114,15 @@ struct Calm {
 impl Calm {
     fn holds(self, world: &World) -> bool {
         world.ledger.writes() == self.writes && Timestamp::now() < self.until
+    }
+
+    /// Waits until there can be something to end, at most so long.
+    async fn rest(self, world: &World, most: Duration) {
+        let left = self.until.duration_since(Timestamp::now());
+        let wait = Duration::try_from(left).unwrap_or_default().min(most);
+        let mut written = world.ledger.written();
+        // An error would say that the ledger is gone, and it is held here.
+        let _ = timeout(wait, written.wait_for(|writes| *writes != self.writes)).await;
     }
 }
 

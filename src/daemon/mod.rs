@@ -140,9 +140,10 @@ fn start(file: &Path) -> Result<(), Fatal> {
     let _lock = lock(&Path::new(RUN_DIR).join("lock"))?;
     let config = config::load(file).map_err(Fatal::Config)?;
     let world = World::new(file.to_owned(), config, crate::history::database());
-    // The egress loop and apply wait for a lock that other processes hold: more threads than cores.
+    // What waits for long has threads of its own. With one thread more than one loop needs, a disk that
+    // is slow for the log of one agent does not hold up the others; each further one is woken for nothing.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(4).enable_all().build()?.block_on(run(world))
+    runtime.worker_threads(2).enable_all().build()?.block_on(run(world))
 }
 
 /// Held as long as the process lives, so it can never be stale.

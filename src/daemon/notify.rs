@@ -9,7 +9,7 @@ use crate::daemon::world::World;
 use crate::text::printable;
 
 /// How often the status line is brought up to date.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(10);
 
 /// Sends to PID 1; where none listens it does nothing.
 fn tell(states: &[NotifyState<'_>]) {

@@ -14,6 +14,7 @@ use crate::control::peer::{self, Peer, Refusal};
 use crate::control::request;
 use crate::control::server::{Replies, Server, Service, bind};
 use crate::control::{self, ErrorCode, Request, Response};
+use crate::daemon::boundary;
 use crate::daemon::pulse::Loop;
 use crate::daemon::recall;
 use crate::daemon::talk;
@@ -64,6 +65,7 @@ impl Service for Operators {
         }
         match request {
             Request::Status => {
+                boundary::show(&self.world);
                 let mut view = self.world.view();
                 let counts = |reader: &history::Reader| reader.counts(Timestamp::now());
                 view.tasks = self.world.ledger.read(counts).await.ok();

@@ -1,8 +1,11 @@
 //! Programs of the system that flock runs: by absolute path, with a fixed environment.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::text::printable;
 
@@ -75,25 +78,36 @@ impl Program {
     }
 
     fn output(self, arguments: &[&str], input: &str) -> io::Result<Output> {
-        let mut child = Command::new(self.path)
+        // Files and not pipes: nft writes word by word, each of which would wake us, and nobody can
+        // wait for a reader that waits for him.
+        let (said, complained) = (memory("")?, memory("")?);
+        let status = Command::new(self.path)
             .args(arguments)
             .env_clear()
             .env("LC_ALL", "C.UTF-8")
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let pipe = child.stdin.take();
-        // A thread of its own feeds it, or a program that complains at length before it has read
-        // everything would wait for us while we wait for it. One that ends early gives EPIPE; its
-        // status says more than that.
-        std::thread::scope(|scope| {
-            scope.spawn(move || pipe.map(|mut pipe| pipe.write_all(input.as_bytes())));
-            child.wait_with_output()
-        })
+            .stdin(memory(input)?)
+            .stdout(said.try_clone()?)
+            .stderr(complained.try_clone()?)
+            .status()?;
+        Ok(Output { status, stdout: whole(said)?, stderr: whole(complained)? })
     }
+}
+
+/// A file in memory that begins with `text`.
+fn memory(text: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"flock", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn whole(mut file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a program said, on one line and not too long.

@@ -34,7 +34,7 @@ def read(folder):
     sent = [line for line in lines if line.startswith(("sendmsg(", "sendto("))]
     calls = [member for line in sent if METHOD_CALL.search(line) for member in MEMBER.findall(line)]
     programs = re.findall(r'^execve\("([^"]+)".* = 0$', "\n".join(lines), re.M)
-    written = sum(int(size) for size in re.findall(r"^(?:p?writev?(?:64)?)\(\d+</(?!dev/|proc/|sys/)[^>]*>.* = (\d+)$",
+    written = sum(int(size) for size in re.findall(r"^(?:p?writev?(?:64)?)\(\d+</(?!dev/|proc/|sys/|memfd:)[^>]*>.* = (\d+)$",
                                                    "\n".join(lines), re.M))
     files = re.compile(r"^open(?:at2?)?\(.* = \d+</(?!dev/|proc/self/fd)")
     counts = Counts({

@@ -22,7 +22,7 @@ RECONCILE = {"programs run": 2, "D-Bus calls": 4, "netlink dumps": 9, "flushes":
 # For each agent more: every object of its root and of its part of the tree is looked at.
 EACH = {"stat calls": 125, "files opened": 160, "bytes written": 16}
 # Of flockd in a minute. What happens every minute can happen twice in one.
-IDLE = {"programs run": 5, "D-Bus calls": 2, "flushes": 0, "files opened": 240, "wake-ups": 500}
+IDLE = {"programs run": 5, "D-Bus calls": 2, "flushes": 0, "files opened": 200, "wake-ups": 250}
 
 
 @contextlib.contextmanager

@@ -184,7 +184,8 @@ pub async fn run(hub: Hub, mut setup: Setup, mut stop: watch::Receiver<bool>) ->
                     taps.open(lane).await?;
                 }
             }
-            _ = ticks.tick() => queue.look_after().await,
+            // Idle, it is not woken.
+            _ = ticks.tick(), if queue.has_tasks() => queue.look_after().await,
             () = async { let _ = stop.wait_for(|stop| *stop).await; } => break,
         }
         queue.deal();
@@ -214,6 +215,12 @@ async fn left_over(hub: &Hub, members: &[Member]) -> HashMap<TaskId, Left> {
 }
 
 impl Queue {
+    /// Whether any task waits, is with an agent, or was when this process began.
+    fn has_tasks(&self) -> bool {
+        let open = self.given.len() + self.left.len() + self.early.len();
+        open > 0 || self.lanes.messages().next().is_some()
+    }
+
     fn hear(&mut self, notice: Notice) {
         match notice.report {
             Report::Heartbeat(beat) => {

@@ -70,7 +70,6 @@ pub async fn run(world: &World, hub: &Hub, pace: Pace) {
     let mut thoughts = Thoughts::new();
     // The history drains first.
     let begun = Instant::now();
-    // At once: what the bus lost in a restart shows best before the agents go on.
     let mut looked = None::<Instant>;
     let mut calm = None::<Calm>;
     loop {
@@ -81,12 +80,17 @@ pub async fn run(world: &World, hub: &Hub, pace: Pace) {
             });
         }
         if looked.is_none_or(|last| last.elapsed() >= pace.round) {
+            let moment = match looked {
+                None => Moment::First,
+                Some(_) if begun.elapsed() < pace.catch_up => Moment::Early,
+                Some(_) => Moment::Later,
+            };
             looked = Some(Instant::now());
             let part = store::look(hub).await;
             if hub.is_connected() {
                 world.report(Which::Bus, part);
             }
-            match round(world, hub, pace.young, &thoughts).await {
+            match round(world, hub, pace.young, moment, &thoughts).await {
                 Ok(new) => thoughts = new,
                 Err(Fault::Bus(error @ hub::Error::SetBack(_))) => {
                     tracing::warn!("{error}");
@@ -203,16 +207,29 @@ pub async fn cancel(world: &World, hub: &Hub, task: &TaskId, by: &str) -> Result
     Ok(answer)
 }
 
+/// When a round is done, from the connection on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// At once, of the young too: what the bus has lost shows best before the agents go on.
+    First,
+    /// Results are still on their way into the history: nothing is decided.
+    Early,
+    /// From then on.
+    Later,
+}
+
 /// Looks at every task that has been open for a while.
 async fn round(
     world: &World,
     hub: &Hub,
     young: SignedDuration,
+    moment: Moment,
     before: &Thoughts,
 ) -> Result<Thoughts, Fault> {
     let now = Timestamp::now();
     let Ok(old) = now.checked_sub(young) else { return Ok(Thoughts::new()) };
-    let mut judged = judge(world, hub, old, now).await?;
+    let until = if moment == Moment::First { now } else { old };
+    let mut judged = judge(world, hub, until, now).await?;
     let all = before.values().chain(judged.iter().map(|(_, decision)| decision));
     if all.into_iter().any(|decision| *decision == Decision::Lost) {
         // What is stored again takes the consumer past the others of its stream, and they look
@@ -231,7 +248,8 @@ async fn round(
             }
             (_, decision) => decision,
         };
-        let certain = thought == Some(&decision) && record.queued < old;
+        let ripe = moment == Moment::Later && record.queued < old;
+        let certain = ripe && thought == Some(&decision);
         match &decision {
             Decision::Wait | Decision::Unknown => {}
             Decision::Begun => begun(world, &record, now).await?,

@@ -60,6 +60,24 @@ def test_a_restart_of_nftables_leaves_the_fence_without_flockd():
         ok("systemctl", "start", "flockd")
 
 
+def test_restarts_of_nftables_in_a_row_leave_the_fence_without_flockd():
+    """The last of them too, while what puts the fence back after the one before is still at work."""
+    ok("systemctl", "stop", "flockd")
+    try:
+        for count in (1, 2, 3, 1, 2, 3, 1, 2, 3):
+            ok("systemctl", "start", "nftables")
+            for _ in range(count):
+                ok("systemctl", "restart", "nftables")
+            wait(f"the fence after {count} restarts", fence)
+            ok("systemctl", "stop", "nftables")
+            assert not fence(), "the control: a stop of nftables must have flushed it"
+            ok("systemctl", "reload", "flock-net")
+            ok("systemctl", "reset-failed", "nftables")
+    finally:
+        run("systemctl", "reload", "flock-net")
+        ok("systemctl", "start", "flockd")
+
+
 def test_services_come_and_go_and_agents_stay():
     start(*AGENTS)
     before = incarnations()

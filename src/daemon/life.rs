@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{sleep, timeout};
 
-use crate::bus::hub::{self, Hub};
+use crate::bus::hub::{self, Hub, Stored};
 use crate::bus::message::{Address, Status, Task, TaskId, TaskResult};
 use crate::bus::queue::Order;
 use crate::bus::streams::ACK_WAIT;
@@ -92,7 +92,7 @@ pub async fn run(world: &World, hub: &Hub, pace: Pace) {
             }
             match round(world, hub, pace.young, moment, &thoughts).await {
                 Ok(new) => thoughts = new,
-                Err(Fault::Bus(error @ hub::Error::SetBack(_))) => {
+                Err(Fault::Bus(error @ hub::Error::Damaged(_))) => {
                     tracing::warn!("{error}");
                     return;
                 }
@@ -276,7 +276,7 @@ async fn judge(
     for record in open {
         let decision = match looks.at(world, hub, &record, now).await {
             Ok(decision) => decision,
-            Err(error @ hub::Error::SetBack(_)) => return Err(error.into()),
+            Err(error @ hub::Error::Damaged(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::debug!("{error}");
                 Decision::Unknown
@@ -300,8 +300,12 @@ async fn begun(world: &World, record: &Record, at: Timestamp) -> Result<(), Faul
 /// Another agent may do better with a task of the shared queue; one for an agent has failed.
 async fn fail(world: &World, hub: &Hub, record: &Record, why: &str) -> Result<(), Fault> {
     tracing::warn!("task {} ({}): {why}", record.task, record.slot);
-    match (&record.slot, &record.agent) {
-        (Slot::Any, Some(agent)) => {
+    match (&record.slot, &record.agent, &record.place) {
+        // The queue has let it go: a result has come that the history never got.
+        (Slot::Any, Some(agent), Some(place))
+            if hub.stored_at(&place.stream, place.sequence, &record.task).await?
+                != Stored::Gone =>
+        {
             world.order(Order::Again(record.task.clone(), format!("{agent}: {why}")));
         }
         _ => {

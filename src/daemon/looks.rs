@@ -1,6 +1,6 @@
 //! What the bus shows of a task whose result does not come. Each stream is asked once in a round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -19,6 +19,10 @@ use crate::names::AgentId;
 pub(super) struct Looks {
     seen: BTreeMap<String, Seen>,
     places: BTreeMap<String, Places>,
+    /// Nothing is stuck in them.
+    sound: BTreeSet<String>,
+    /// The history waits for nothing there that cannot come.
+    passed: BTreeSet<String>,
 }
 
 impl Looks {
@@ -60,10 +64,15 @@ impl Looks {
                 part
             }
         };
-        if part.set_back {
-            return Err(hub::Error::SetBack(place.stream.clone()));
+        if !part.told && self.passed.insert(place.stream.clone()) {
+            hub.pass_over(&place.stream).await?;
         }
-        Ok(decide(&Case {
+        let gone = matches!(stored, Stored::Gone | Stored::Unreadable);
+        let in_work = part.busy && part.settled < place.sequence;
+        if part.set_back || (gone && in_work && self.is_stuck(hub, &place.stream).await?) {
+            return Err(hub::Error::Damaged(place.stream.clone()));
+        }
+        let decision = decide(&Case {
             now,
             queued: record.queued,
             begun: record.started,
@@ -73,7 +82,37 @@ impl Looks {
             seen: &part,
             delivery,
             limit,
-        }))
+        });
+        match (&decision, agent) {
+            (Decision::Fail(_), Some(id)) if !self.all_is_told(hub, id).await? => {
+                Ok(Decision::Unknown)
+            }
+            _ => Ok(decision),
+        }
+    }
+
+    /// Whether flockd has all that an agent ever said of its tasks: the result may be on its way.
+    async fn all_is_told(&mut self, hub: &Hub, agent: &AgentId) -> Result<bool, hub::Error> {
+        let results = subject::result_stream(agent);
+        if !self.seen.contains_key(&results) {
+            let part = hub.see(&results, &[]).await?;
+            if !part.told {
+                hub.pass_over(&results).await?;
+            }
+            self.seen.insert(results.clone(), part);
+        }
+        Ok(self.seen[&results].told)
+    }
+
+    async fn is_stuck(&mut self, hub: &Hub, stream: &str) -> Result<bool, hub::Error> {
+        if self.sound.contains(stream) {
+            return Ok(false);
+        }
+        let stuck = hub.is_stuck(stream).await?;
+        if !stuck {
+            self.sound.insert(stream.to_owned());
+        }
+        Ok(stuck)
     }
 
     /// Whether the server counts what it does not give. An empty place stays empty; what was counted

@@ -51,7 +51,7 @@ pub enum Decision {
 /// Decides.
 #[must_use]
 pub fn decide(case: &Case<'_>) -> Decision {
-    // Its result may be among what flockd has not read yet.
+    // It may have been stored again, and flockd has not read where.
     if !case.seen.told {
         return Decision::Unknown;
     }
@@ -66,7 +66,7 @@ pub fn decide(case: &Case<'_>) -> Decision {
         (Stored::Gone, _) if case.seen.last < case.place || made_anew(case) => Decision::Lost,
         (Stored::Gone, _) if case.seen.delivered < case.place => Decision::Lost,
         // The server went past it without handing it out: it could not read it.
-        (Stored::Gone, Delivery::Pull) if !settled && !case.seen.busy => Decision::Lost,
+        (Stored::Gone, Delivery::Pull) if !settled && !case.seen.answered => Decision::Lost,
         (Stored::Gone, Delivery::Pull) => {
             Decision::Fail("the agent acknowledged it without a result".to_owned())
         }
@@ -115,6 +115,7 @@ mod tests {
             delivered,
             settled,
             busy: true,
+            answered: true,
             told: true,
             set_back: false,
         };
@@ -155,9 +156,10 @@ mod tests {
         for lost in [Other, Unreadable] {
             assert_eq!(decision(lost, Delivery::Pull, (9, 9, 9), nothing), Decision::Lost);
         }
-        let idle = |_: &mut Case<'_>, seen: &mut Seen| seen.busy = false;
-        assert_eq!(decision(Gone, Delivery::Pull, (9, 6, 4), idle), Decision::Lost, "passed over");
-        assert!(matches!(decision(Gone, Delivery::Pull, (9, 6, 6), idle), Decision::Fail(_)));
+        let unanswered = |_: &mut Case<'_>, seen: &mut Seen| seen.answered = false;
+        let passed_over = decision(Gone, Delivery::Pull, (9, 6, 4), unanswered);
+        assert_eq!(passed_over, Decision::Lost, "whatever else is in work");
+        assert!(matches!(decision(Gone, Delivery::Pull, (9, 6, 6), unanswered), Decision::Fail(_)));
         let younger = |_: &mut Case<'_>, seen: &mut Seen| seen.made = at(101);
         assert_eq!(decision(Gone, Delivery::Pull, (9, 9, 9), younger), Decision::Lost);
         let behind = |_: &mut Case<'_>, seen: &mut Seen| seen.told = false;

@@ -1,7 +1,9 @@
 //! What becomes of tasks: the history, the shared queue and flockd's decisions together, against a
 //! real nats-server, with plain clients as agents that do what they should, or not.
 
-use std::collections::BTreeSet;
+/// What is left of a store that was damaged, and what becomes of the tasks in it.
+mod damage;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -432,68 +434,6 @@ async fn a_lost_task_is_not_taken_for_done_without_a_result_because_an_older_one
     }
 }
 
-/// Tasks that were done, one that waits, and then a store of which nothing can be read.
-async fn damaged(stop: impl AsyncFnOnce(&mut Bus)) -> (Bus, Task) {
-    let (mut bus, daemon) = start().await;
-    let agent = Puller::new(&bus, "agent-1", 0).await;
-    for n in 0..9 {
-        finish(&daemon, &agent, &to("agent-1", &n.to_string())).await;
-    }
-    let waits = to("agent-1", "waits");
-    daemon.send(&waits).await;
-    daemon.until(&waits, "queued", |record| record.place.is_some()).await;
-    drop((daemon, agent));
-    stop(&mut bus).await;
-    for stream in ["TASKS_agent-1", "RESULTS_agent-1"] {
-        bus.damage(stream);
-    }
-    bus.start_again();
-    (bus, waits)
-}
-
-async fn all_are_done(bus: &Bus, tasks: &[&Task]) {
-    let daemon = Daemon::start(bus).await;
-    let agent = Puller::new(bus, "agent-1", 0).await;
-    let mut left: BTreeSet<_> = tasks.iter().map(|task| task.id.clone()).collect();
-    while !left.is_empty() {
-        let (message, task) = agent.take().await;
-        agent.answer(&task, "done").await;
-        agent.verdict(&message, "+ACK").await;
-        left.remove(&task.id);
-    }
-    for task in tasks {
-        daemon.ends(task, State::Done).await;
-    }
-    finish(&daemon, &agent, &to("agent-1", "late")).await;
-}
-
-#[tokio::test]
-#[ignore = "needs nats-server"]
-async fn a_stream_that_damage_has_set_back_goes_on_for_everybody() {
-    let (bus, waits) = damaged(async |bus| bus.stop()).await;
-    // Nobody has looked yet: this one comes to lie where a consumer has been.
-    let early = to("agent-1", "early");
-    bus.hub().await.send(&early, &[]).await.remove(0).1.unwrap();
-    all_are_done(&bus, &[&waits, &early]).await;
-}
-
-/// The server has written down what its files held, and believes both.
-#[tokio::test]
-#[ignore = "needs nats-server"]
-async fn a_stream_that_the_server_itself_cannot_read_any_more_is_made_anew() {
-    let (bus, waits) = damaged(Bus::stop_gently).await;
-    all_are_done(&bus, &[&waits]).await;
-}
-
-async fn finish(daemon: &Daemon, agent: &Puller, task: &Task) {
-    daemon.send(task).await;
-    let (message, taken) = agent.take().await;
-    assert_eq!(taken.id, task.id);
-    agent.answer(&taken, "done").await;
-    agent.verdict(&message, "+ACK").await;
-    daemon.ends(task, State::Done).await;
-}
-
 #[tokio::test]
 #[ignore = "needs nats-server"]
 async fn nothing_is_called_expired_before_the_history_has_caught_up() {
@@ -504,6 +444,27 @@ async fn nothing_is_called_expired_before_the_history_has_caught_up() {
     daemon.send(&late).await;
     daemon.ends(&late, State::Expired).await;
     assert!(begun.elapsed() >= Duration::from_secs(3), "after {:?}", begun.elapsed());
+}
+
+/// flockd was told of it and died before it had written it down: it is told again after half a minute.
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn a_result_that_is_on_its_way_is_waited_for() {
+    let (bus, daemon) = start().await;
+    let one = Puller::new(&bus, "agent-1", 1).await;
+    let work = to("agent-1", "work");
+    daemon.send(&work).await;
+    daemon.until(&work, "queued", |record| record.place.is_some()).await;
+    let (message, task) = one.take().await;
+    let hub = daemon.hub.clone();
+    drop(daemon);
+    let mut history = hub.history().await.unwrap();
+    one.answer(&task, "done").await;
+    super::next(&mut history).await;
+    one.verdict(&message, "+ACK").await;
+    drop(history);
+    let record = Daemon::start(&bus).await.ends(&work, State::Done).await;
+    assert_eq!(record.output.as_deref(), Some("done"));
 }
 
 #[tokio::test]

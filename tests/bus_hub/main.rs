@@ -120,21 +120,6 @@ impl Bus {
         self.child = Self::spawn(&self.settings, self.dir.path());
     }
 
-    /// Makes everything unreadable that a stream has stored.
-    fn damage(&self, stream: &str) {
-        let streams = self.settings.store.join("jetstream/HUB/streams");
-        let blocks: Vec<_> = std::fs::read_dir(streams.join(stream).join("msgs"))
-            .unwrap_or_else(|e| panic!("{}: {e}", streams.display()))
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|kind| kind == "blk"))
-            .collect();
-        assert!(!blocks.is_empty(), "{stream} has stored nothing");
-        for block in blocks {
-            let length = std::fs::metadata(&block).unwrap().len();
-            std::fs::write(block, vec![0xff; usize::try_from(length).unwrap()]).unwrap();
-        }
-    }
-
     async fn hub(&self) -> Hub {
         let mut last = None;
         for _ in 0..400 {

@@ -26,8 +26,8 @@ pub enum Error {
         cause: String,
     },
     /// Its store was damaged; [`super::Hub::ensure`] makes it anew.
-    #[error("the stream {0} ends before what was handed out from it: its store was damaged")]
-    SetBack(String),
+    #[error("the store of {0} was damaged: what was handed out is not there, or cannot be read")]
+    Damaged(String),
     /// So many tasks wait already that no more is taken.
     #[error(
         "send task {task} to {to}: {to} has too many waiting tasks: try again later, or cancel \

@@ -27,12 +27,16 @@ impl Hub {
     /// # Errors
     /// When a stream is missing or the server does not answer.
     pub async fn is_told(&self, id: &AgentId) -> Result<bool, Error> {
-        if !self.see(&subject::task_stream(id), &[]).await?.told {
-            return Ok(false);
-        }
+        let (tasks, results) = (subject::task_stream(id), subject::result_stream(id));
         // Broken off in the middle of being forgotten, only the tasks' stream is left.
-        let results = subject::result_stream(id);
-        Ok(self.lacks(&results).await? || self.see(&results, &[]).await?.told)
+        let results = (!self.lacks(&results).await?).then_some(results);
+        for stream in [tasks].into_iter().chain(results) {
+            if !self.see(&stream, &[]).await?.told {
+                self.pass_over(&stream).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn lacks(&self, stream: &str) -> Result<bool, Error> {

@@ -42,6 +42,8 @@ pub struct Seen {
     pub settled: u64,
     /// Whether anything was handed out and is not settled.
     pub busy: bool,
+    /// Whether anything beyond `settled` was handed out that is acknowledged, or twice.
+    pub answered: bool,
     /// Whether flockd has everything that the stream held.
     pub told: bool,
     /// Whether somebody takes from it who is past its end, where only damage can have brought him.
@@ -149,12 +151,14 @@ impl Hub {
         let open = self.js.get_stream_no_info(stream).await.map_err(refused(step.clone()))?;
         let history = open.consumer_info(subject::HISTORY_CONSUMER).await;
         let history = history.map_err(refused(step.clone()))?;
-        let (mut delivered, mut settled, mut busy) = (0, 0, false);
+        let (mut delivered, mut settled, mut busy, mut answered) = (0, 0, false, false);
         for consumer in consumers {
             let info = open.consumer_info(consumer).await.map_err(refused(step.clone()))?;
             delivered = delivered.max(info.delivered.stream_sequence);
             settled = settled.max(info.ack_floor.stream_sequence);
             busy |= info.num_ack_pending > 0;
+            let handed = info.delivered.consumer_sequence - info.ack_floor.consumer_sequence;
+            answered |= usize::try_from(handed).unwrap_or(usize::MAX) > info.num_ack_pending;
         }
         // Last, so that nobody can have been handed out more than it ends with.
         let info = open.get_info().await.map_err(refused(step.clone()))?;
@@ -165,6 +169,7 @@ impl Hub {
             delivered,
             settled,
             busy,
+            answered,
             told: history.num_pending == 0 && history.num_ack_pending == 0,
             set_back: delivered.max(history.delivered.stream_sequence) > last,
         })
@@ -222,8 +227,13 @@ impl Places {
             && !self.deleted.contains(&place)
     }
 
+    /// The last place that was used.
+    pub(super) fn last(&self) -> u64 {
+        self.last_seq
+    }
+
     /// Those that hold a message, as far as the server counts.
-    pub(super) fn taken(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn taken(&self) -> impl DoubleEndedIterator<Item = u64> {
         (self.first_seq..=self.last_seq).filter(|place| self.hold(*place))
     }
 }

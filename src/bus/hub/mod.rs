@@ -25,7 +25,7 @@ mod leave;
 mod listen;
 /// Looks into the streams: what is stored where, and what has become of it.
 mod look;
-/// Makes a stream anew that damage has set back.
+/// Mends streams whose store was damaged.
 mod mend;
 /// Sends tasks.
 mod send;
@@ -135,67 +135,61 @@ impl Hub {
     async fn ensure_queue(&self) -> Result<(), Error> {
         // The server may have lost what it had: each lane that is known is made again.
         let known = std::mem::take(&mut *self.lanes());
-        let Some(suspect) = self.make_queue(&known).await? else { return Ok(()) };
+        self.make_queue(&known).await?;
         let senders = self.senders().await?;
-        if let Some(rest) = self.take_away(suspect).await? {
+        if let Some(rest) = self.take_away(subject::QUEUE_STREAM).await? {
             self.make_queue(&senders).await?;
-            self.put_back(suspect, rest).await?;
+            self.put_back(subject::QUEUE_STREAM, rest).await?;
         }
         Ok(())
     }
 
-    /// Gives the stream if somebody takes from it past its end.
-    async fn make_queue(&self, senders: &BTreeSet<u32>) -> Result<Option<&'static str>, Error> {
-        let end = self.ensure_stream(streams::queue()).await?;
-        let mut reached = self.ensure_history(subject::QUEUE_STREAM).await?;
+    async fn make_queue(&self, senders: &BTreeSet<u32>) -> Result<(), Error> {
+        self.ensure_stream(streams::queue()).await?;
+        self.ensure_history(subject::QUEUE_STREAM).await?;
         for sender in senders.iter().chain([&0]) {
-            reached = reached.max(self.ensure_lane(*sender).await?);
+            self.ensure_lane(*sender).await?;
         }
-        Ok((reached > end).then_some(subject::QUEUE_STREAM))
+        Ok(())
     }
 
     async fn ensure_member(&self, member: &Member) -> Result<(), Error> {
-        for suspect in self.make_member(member).await? {
-            if let Some(rest) = self.take_away(&suspect).await? {
+        self.make_member(member).await?;
+        for stream in [subject::task_stream(&member.id), subject::result_stream(&member.id)] {
+            if let Some(rest) = self.take_away(&stream).await? {
                 self.make_member(member).await?;
-                self.put_back(&suspect, rest).await?;
+                self.put_back(&stream, rest).await?;
             }
         }
         Ok(())
     }
 
-    /// Gives the streams that somebody takes from past their end.
-    async fn make_member(&self, member: &Member) -> Result<Vec<String>, Error> {
+    async fn make_member(&self, member: &Member) -> Result<(), Error> {
         let id = &member.id;
         let (tasks, results) = (subject::task_stream(id), subject::result_stream(id));
-        let end = self.ensure_stream(streams::tasks(id)).await?;
-        let end_of_results = self.ensure_stream(streams::results(id)).await?;
+        self.ensure_stream(streams::tasks(id)).await?;
+        self.ensure_stream(streams::results(id)).await?;
         self.ensure_stream(streams::channels(id)).await?;
-        let mut reached = self.ensure_history(&tasks).await?;
-        let reached_of_results = self.ensure_history(&results).await?;
+        self.ensure_history(&tasks).await?;
+        self.ensure_history(&results).await?;
         // First the new consumers, then away with the old: a stream that nobody reads keeps nothing.
         for config in streams::consumers(member) {
-            reached = reached.max(self.ensure_consumer(config, &tasks).await?);
+            self.ensure_consumer(config, &tasks).await?;
         }
         for old in streams::foreign_consumers(member.delivery) {
             self.delete_consumer(&tasks, &old).await?;
         }
-        let mut suspects = Vec::new();
-        suspects.extend((reached > end).then_some(tasks));
-        suspects.extend((reached_of_results > end_of_results).then_some(results));
-        Ok(suspects)
+        Ok(())
     }
 
-    async fn ensure_history(&self, stream: &str) -> Result<u64, Error> {
+    async fn ensure_history(&self, stream: &str) -> Result<(), Error> {
         self.ensure_consumer(streams::history_consumer().into_consumer_config(), stream).await
     }
 
-    /// Makes a consumer, unless it is there, and gives the last place that it has handed out.
-    async fn ensure_consumer(&self, config: Config, stream: &str) -> Result<u64, Error> {
+    async fn ensure_consumer(&self, config: Config, stream: &str) -> Result<(), Error> {
         let name = config.name.clone().unwrap_or_default();
         let made = self.js.create_consumer_on_stream::<Config, _>(config, stream).await;
-        let made = made.map_err(refused(format!("make the consumer {name} of {stream}")))?;
-        Ok(made.cached_info().delivered.stream_sequence)
+        made.map(|_| ()).map_err(refused(format!("make the consumer {name} of {stream}")))
     }
 
     /// Makes the lane of a sender in the shared queue, unless it is there. Its tasks would not be
@@ -210,11 +204,11 @@ impl Hub {
         Ok(())
     }
 
-    async fn ensure_lane(&self, sender: u32) -> Result<u64, Error> {
+    async fn ensure_lane(&self, sender: u32) -> Result<(), Error> {
         let config = streams::lane_consumer(sender).into_consumer_config();
-        let reached = self.ensure_consumer(config, subject::QUEUE_STREAM).await?;
+        self.ensure_consumer(config, subject::QUEUE_STREAM).await?;
         self.lanes().insert(sender);
-        Ok(reached)
+        Ok(())
     }
 
     /// The senders that have a lane in the shared queue.
@@ -233,11 +227,11 @@ impl Hub {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a stream, or brings it up to date, and gives the last place that was used in it.
-    async fn ensure_stream(&self, config: stream::Config) -> Result<u64, Error> {
+    /// Makes a stream, or brings it up to date.
+    async fn ensure_stream(&self, config: stream::Config) -> Result<(), Error> {
         let name = config.name.clone();
         let made = self.js.create_or_update_stream(config).await;
-        made.map(|info| info.state.last_sequence).map_err(|cause| {
+        made.map(|_| ()).map_err(|cause| {
             let mut cause = cause.to_string();
             if cause.contains("retention") {
                 cause.push_str(

@@ -1,8 +1,12 @@
 //! Which nats-server this is, and whether it can hold what flock promises.
 
 use std::fmt;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 /// A release of nats-server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +24,16 @@ pub enum Error {
         /// The program.
         path: PathBuf,
         /// What the kernel said.
-        cause: std::io::Error,
+        cause: io::Error,
+    },
+    /// It says nothing and does not end.
+    #[error(
+        "ask {} for its version: no answer to --version within {} s: it does not seem to be a \
+         nats-server; see server in [bus]", path.display(), PATIENCE.as_secs()
+    )]
+    Silent {
+        /// The program.
+        path: PathBuf,
     },
     /// It did not say its version.
     #[error("ask {} for its version: it answered {answer:?}, which names none", path.display())]
@@ -43,14 +56,17 @@ pub enum Error {
     },
 }
 
+/// How long it may take to answer: whoever asks holds the lock of the machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// More of an answer is not read.
+const ANSWER_MAX: u64 = 4096;
+
 /// The version of the nats-server at `path`, which is new enough.
 ///
 /// # Errors
 /// When it cannot be run, does not say its version, or is older than [`OLDEST`].
 pub fn check(path: &Path) -> Result<Version, Error> {
-    let run = |cause| Error::Run { path: path.to_owned(), cause };
-    let output = Command::new(path).arg("--version").env_clear().output().map_err(run)?;
-    let answer = String::from_utf8_lossy(&output.stdout);
+    let answer = ask(path, PATIENCE)?;
     match parse(&answer) {
         Some(version) if version < OLDEST => Err(Error::Old { path: path.to_owned(), version }),
         Some(version) => Ok(version),
@@ -58,6 +74,31 @@ pub fn check(path: &Path) -> Result<Version, Error> {
             Err(Error::Answer { path: path.to_owned(), answer: answer.chars().take(80).collect() })
         }
     }
+}
+
+fn ask(path: &Path, patience: Duration) -> Result<String, Error> {
+    let run = |cause| Error::Run { path: path.to_owned(), cause };
+    let mut child = Command::new(path)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(run)?;
+    let (sender, receiver) = mpsc::channel();
+    let output = child.stdout.take();
+    thread::spawn(move || {
+        let mut answer = Vec::new();
+        let end = output.map(|output| output.take(ANSWER_MAX).read_to_end(&mut answer));
+        let _ = sender.send(end.transpose().map(|_| answer));
+    });
+    let answer = receiver.recv_timeout(patience);
+    // It has said what counts, or never will; that it has ended already is no matter.
+    let _ = child.kill();
+    child.wait().map_err(run)?;
+    let answer = answer.map_err(|_| Error::Silent { path: path.to_owned() })?.map_err(run)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Reads `nats-server: v2.10.27` and what distributions append to it.
@@ -96,5 +137,19 @@ mod tests {
     fn what_is_no_server_is_refused() {
         assert!(matches!(check(Path::new("/nonexistent")), Err(Error::Run { .. })));
         assert!(matches!(check(Path::new("/bin/echo")), Err(Error::Answer { .. })));
+        assert!(matches!(check(Path::new("/usr/bin/yes")), Err(Error::Answer { .. })));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, program) = (dir.path().join("source"), dir.path().join("program"));
+        std::fs::write(&source, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        // By another process: one that we start meanwhile must not hold the file open.
+        let copy = Command::new("install").args(["-m", "755"]).args([&source, &program]).status();
+        assert!(copy.unwrap().success());
+        let error = ask(&program, Duration::from_millis(300)).unwrap_err();
+        assert!(matches!(error, Error::Silent { .. }), "{error}");
+        assert!(error.to_string().contains("no answer to --version within 10 s"), "{error}");
     }
 }

@@ -50,6 +50,8 @@ impl Default for Pace {
 
 /// Most tasks in one round.
 const MOST: u32 = 1000;
+/// How often a task is stored again while the bus remembers that it had it.
+const RESTORES: u32 = 100;
 
 /// Why a decision was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -322,25 +324,33 @@ async fn restore(hub: &Hub, record: &Record) -> Result<(), Fault> {
         record.task,
         record.slot
     );
-    let task = Task {
+    let mut task = Task {
         id: record.task.clone(),
         to: record.to.clone(),
         text: record.text.clone(),
         created: record.created,
         deadline: record.deadline,
-        // Another attempt is another message: the bus would take it for the one it had.
-        attempt: record.attempt + 1,
+        attempt: record.attempt,
         sender: record.sender,
         key: record.key.clone(),
         retry_of: record.retry_of.clone(),
         environment: record.environment.clone(),
     };
-    match &record.slot {
-        Slot::Any => hub.queue(&task).await?,
-        Slot::Agent(id) => {
-            let kind = if record.to == Address::All { Kind::All } else { Kind::Own };
-            hub.send_to(&task, id, kind).await?
+    // The bus takes what it has had for a repetition, also when it has lost it since: another attempt
+    // is another message.
+    for _ in 0..RESTORES {
+        task.attempt += 1;
+        let receipt = match &record.slot {
+            Slot::Any => hub.queue(&task).await?,
+            Slot::Agent(id) => {
+                let kind = if record.to == Address::All { Kind::All } else { Kind::Own };
+                hub.send_to(&task, id, kind).await?
+            }
+        };
+        if !receipt.duplicate {
+            return Ok(());
         }
-    };
+    }
+    tracing::warn!("task {} ({}) was lost {RESTORES} times", record.task, record.slot);
     Ok(())
 }

@@ -74,9 +74,9 @@ pub fn decide(case: &Case<'_>) -> Decision {
     }
 }
 
-/// The stream is younger than the task. Its age is known to the second.
+/// The stream is younger than the task.
 fn made_anew(case: &Case<'_>) -> bool {
-    case.seen.made.as_second() > case.queued.as_second()
+    case.seen.made > case.queued
 }
 
 /// A task that a plain client has got: it cannot come again.

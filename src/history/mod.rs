@@ -296,7 +296,7 @@ pub struct Record {
     pub created: Timestamp,
     /// When it is of no use any more.
     pub deadline: Option<Timestamp>,
-    /// When the bus had stored it.
+    /// When the bus had stored it, the last time that it did.
     pub queued: Timestamp,
     /// When the command was started, by the agent's word; not before `queued`.
     pub started: Option<Timestamp>,

@@ -97,11 +97,11 @@ impl Record {
         place: &Place,
         at: Timestamp,
     ) -> Verdict {
-        if let Some(known) = &self.place {
-            // The bus had lost it, and flockd has stored it once more.
-            let again = known != place && micro(at) > self.queued && !self.state.is_final();
-            if again {
-                self.place = Some(place.clone());
+        if self.place.is_some() {
+            // The bus had lost it, and flockd has stored it once more; in a stream that was made anew
+            // it can come to lie where it lay.
+            if micro(at) > self.queued && !self.state.is_final() {
+                (self.place, self.queued) = (Some(place.clone()), micro(at));
                 self.reason = Some("the bus had lost it; it was stored again".to_owned());
                 return Verdict::Accepted;
             }

@@ -406,6 +406,26 @@ async fn a_task_that_the_bus_lost_is_stored_again() {
 
 #[tokio::test]
 #[ignore = "needs nats-server"]
+async fn a_task_that_the_bus_loses_again_is_stored_again() {
+    let (bus, daemon) = start().await;
+    let own = to("agent-1", "own");
+    daemon.send(&own).await;
+    for place in 1..=3 {
+        let is_there =
+            |record: &Record| record.place.as_ref().is_some_and(|at| at.sequence == place);
+        daemon.until(&own, "stored", is_there).await;
+        let stream = super::stream(&bus, "TASKS_agent-1").await;
+        assert!(stream.delete_message(place).await.unwrap(), "place {place}");
+    }
+    let one = Puller::new(&bus, "agent-1", 1).await;
+    let (message, task) = one.take().await;
+    one.answer(&task, "done").await;
+    one.verdict(&message, "+ACK").await;
+    daemon.ends(&own, State::Done).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server"]
 async fn a_lost_task_is_not_taken_for_done_without_a_result_because_an_older_one_was_stored_again()
 {
     let bus = Bus::start(&["agent-1", "agent-2", "service"]);

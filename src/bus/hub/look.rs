@@ -164,7 +164,8 @@ impl Hub {
         let info = open.get_info().await.map_err(refused(step.clone()))?;
         let last = info.state.last_sequence;
         Ok(Seen {
-            made: Timestamp::from_second(info.created.unix_timestamp()).map_err(refused(step))?,
+            made: Timestamp::from_nanosecond(info.created.unix_timestamp_nanos())
+                .map_err(refused(step))?,
             last,
             delivered,
             settled,

@@ -273,6 +273,26 @@ async fn one_changed_byte_costs_no_task() {
     }
 }
 
+/// It is not stored again for ever because its stream is younger than it is.
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn who_acknowledges_without_work_what_was_put_back_is_found_out() {
+    let (mut bus, daemon) = start().await;
+    let tasks = ["first", "second"].map(|text| to("agent-1", text));
+    send(&daemon, &tasks).await;
+    drop(daemon);
+    bus.end(Stop::Killed).await;
+    bus.damage_at("TASKS_agent-1", "second");
+    bus.start_again();
+    let daemon = Daemon::start(&bus).await;
+    let agent = Puller::new(&bus, "agent-1", 0).await;
+    let (message, first) = agent.take().await;
+    assert_eq!(first.id, tasks[0].id);
+    agent.verdict(&message, "+ACK").await;
+    let record = daemon.ends(&first, State::Failed).await;
+    assert_eq!(record.reason.as_deref(), Some("the agent acknowledged it without a result"));
+}
+
 /// Tasks that wait and that are worked on, of an agent and of the shared queue, and one that flockd
 /// was told of and has not written down: then some files of all streams are harmed.
 async fn outlives(part: Part, harm: Harm, stop: Stop) {

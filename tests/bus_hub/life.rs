@@ -513,6 +513,14 @@ async fn many_tasks_of_one_sender_do_not_delay_anothers() {
     assert_eq!((record.sender, record.slot), (1001, Slot::Any));
 }
 
+/// Returns when the server has seen that flockd listens no more.
+async fn nobody_writes_history(bus: &Bus) {
+    let stream = super::stream(bus, "TASKS_agent-1").await;
+    while stream.consumer_info("history").await.unwrap().push_bound {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs nats-server"]
 async fn what_happens_while_flockd_is_down_is_in_the_history_afterwards() {
@@ -523,6 +531,7 @@ async fn what_happens_while_flockd_is_down_is_in_the_history_afterwards() {
     let (message, given) = one.take().await;
     let hub = daemon.hub.clone();
     drop(daemon);
+    nobody_writes_history(&bus).await;
     let own = to("agent-1", "own");
     assert!(hub.send(&own, &[]).await[0].1.is_ok());
     one.answer(&given, "one").await;

@@ -513,6 +513,26 @@ async fn many_tasks_of_one_sender_do_not_delay_anothers() {
     assert_eq!((record.sender, record.slot), (1001, Slot::Any));
 }
 
+/// The queue has heard the answer and has let the task go; what stored it is lost.
+#[tokio::test]
+#[ignore = "needs nats-server"]
+async fn a_task_of_the_queue_whose_result_was_lost_does_not_stay_open() {
+    let (bus, daemon) = start().await;
+    let one = Puller::new(&bus, "agent-1", 1).await;
+    let shared = any("shared");
+    daemon.send(&shared).await;
+    let (message, task) = one.take().await;
+    daemon.until(&shared, "given", |record| record.given.is_some()).await;
+    let history = &daemon.parts[0];
+    history.abort();
+    let forgets = tokio::spawn(super::forget_all(daemon.hub.clone()));
+    one.answer(&task, "lost").await;
+    one.verdict(&message, "+ACK").await;
+    let record = daemon.ends(&shared, State::Failed).await;
+    assert_eq!(record.output, None);
+    forgets.abort();
+}
+
 /// Returns when the server has seen that flockd listens no more.
 async fn nobody_writes_history(bus: &Bus) {
     let stream = super::stream(bus, "TASKS_agent-1").await;

@@ -157,7 +157,10 @@ impl Hub {
             delivered = delivered.max(info.delivered.stream_sequence);
             settled = settled.max(info.ack_floor.stream_sequence);
             busy |= info.num_ack_pending > 0;
-            let handed = info.delivered.consumer_sequence - info.ack_floor.consumer_sequence;
+            // The server has them from a file that may be damaged: they need not fit each other.
+            let (last, floor) =
+                (info.delivered.consumer_sequence, info.ack_floor.consumer_sequence);
+            let handed = last.saturating_sub(floor);
             answered |= usize::try_from(handed).unwrap_or(usize::MAX) > info.num_ack_pending;
         }
         // Last, so that nobody can have been handed out more than it ends with.

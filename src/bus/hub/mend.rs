@@ -159,7 +159,7 @@ struct InWork {
 
 /// The places that a consumer has handed out and may not have settled.
 fn unsettled(consumer: &Info) -> RangeInclusive<u64> {
-    consumer.ack_floor.stream_sequence + 1..=consumer.delivered.stream_sequence
+    consumer.ack_floor.stream_sequence.saturating_add(1)..=consumer.delivered.stream_sequence
 }
 
 /// The subject that stores in a stream what the stream keeps as `kept`.

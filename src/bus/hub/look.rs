@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_nats::jetstream;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
@@ -98,12 +99,24 @@ impl Hub {
         place: u64,
         task: &TaskId,
     ) -> Result<Stored, Error> {
-        let step = || format!("look up task {task} in {stream}");
-        let open = self.js.get_stream_no_info(stream).await.map_err(refused(step()))?;
-        match open.get_raw_message(place).await {
-            Ok(raw) if message::salvage_id(&raw.payload).as_ref() == Some(task) => Ok(Stored::Here),
-            Ok(_) => Ok(Stored::Other),
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Stored::Gone),
+        Ok(match self.read_at(stream, place).await? {
+            Some(raw) if message::salvage_id(&raw.payload).as_ref() == Some(task) => Stored::Here,
+            Some(_) => Stored::Other,
+            None => Stored::Gone,
+        })
+    }
+
+    /// What lies there, if anything does that can be read.
+    pub(super) async fn read_at(
+        &self,
+        name: &str,
+        place: u64,
+    ) -> Result<Option<StreamMessage>, Error> {
+        let step = || format!("read {place} of {name}");
+        let stream = self.js.get_stream_no_info(name).await.map_err(refused(step()))?;
+        match stream.get_raw_message(place).await {
+            Ok(message) => Ok(Some(message)),
+            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(e) => Err(refused(step())(e)),
         }
     }

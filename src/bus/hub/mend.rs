@@ -10,7 +10,6 @@ use std::ops::RangeInclusive;
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::TryStreamExt as _;
 
 use super::error::{Error, refused};
@@ -121,17 +120,6 @@ impl Hub {
         let step = || format!("look up who takes from {name}");
         let stream = self.js.get_stream_no_info(name).await.map_err(refused(step()))?;
         stream.consumers().try_collect().await.map_err(refused(step()))
-    }
-
-    /// What lies there, if anything does that can be read.
-    async fn read_at(&self, name: &str, place: u64) -> Result<Option<StreamMessage>, Error> {
-        let step = || format!("read {place} of {name}");
-        let stream = self.js.get_stream_no_info(name).await.map_err(refused(step()))?;
-        match stream.get_raw_message(place).await {
-            Ok(message) => Ok(Some(message)),
-            Err(e) if e.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(e) => Err(refused(step())(e)),
-        }
     }
 
     /// Stores again what could be read of a stream.

@@ -104,9 +104,14 @@ impl Bus {
         assert!(found, "{text} is not stored in {stream}");
     }
 
-    fn unreadable(&self, stream: &str) {
-        assert!(!self.files(stream, Part::Blocks).is_empty(), "{stream} has stored nothing");
-        self.damage(stream, Part::Blocks, Harm::Overwritten);
+    /// Ends and begins again, and cannot read what these streams had stored.
+    async fn comes_back(&mut self, stop: Stop, unreadable: &[&str]) {
+        self.end(stop).await;
+        for stream in unreadable {
+            assert!(!self.files(stream, Part::Blocks).is_empty(), "{stream} has stored nothing");
+            self.damage(stream, Part::Blocks, Harm::Overwritten);
+        }
+        self.start_again();
     }
 }
 
@@ -159,11 +164,7 @@ async fn damaged(stop: Stop) -> (Bus, Task) {
     let waits = to("agent-1", "waits");
     send(&daemon, std::slice::from_ref(&waits)).await;
     drop((daemon, agent));
-    bus.end(stop).await;
-    for stream in ["TASKS_agent-1", "RESULTS_agent-1"] {
-        bus.unreadable(stream);
-    }
-    bus.start_again();
+    bus.comes_back(stop, &["TASKS_agent-1", "RESULTS_agent-1"]).await;
     (bus, waits)
 }
 
@@ -210,9 +211,7 @@ async fn a_task_is_not_forgotten_because_a_lost_one_was_not_acknowledged() {
         let hub = daemon.hub.clone();
         drop(daemon);
         leave_half_told(&hub).await;
-        bus.end(stop).await;
-        bus.unreadable("TASKS_agent-1");
-        bus.start_again();
+        bus.comes_back(stop, &["TASKS_agent-1"]).await;
         all_are_done(&bus, &[waits]).await;
     }
 }
@@ -227,9 +226,7 @@ async fn what_an_agent_works_on_and_what_waits_behind_it_outlive_their_store() {
         send(&daemon, &tasks).await;
         agent.take().await;
         drop((daemon, agent));
-        bus.end(stop).await;
-        bus.unreadable("TASKS_agent-1");
-        bus.start_again();
+        bus.comes_back(stop, &["TASKS_agent-1"]).await;
         all_are_done(&bus, &tasks).await;
     }
 }
@@ -244,9 +241,7 @@ async fn an_answer_counts_although_the_task_lay_in_a_store_that_was_damaged() {
         let tasks = [to("agent-1", "in work"), to("agent-1", "waits")];
         send(&daemon, &tasks).await;
         let (message, task) = agent.take().await;
-        bus.end(stop).await;
-        bus.unreadable("TASKS_agent-1");
-        bus.start_again();
+        bus.comes_back(stop, &["TASKS_agent-1"]).await;
         drop(daemon);
         drop(bus.hub().await);
         agent.answer(&task, "done").await;
